@@ -1,0 +1,89 @@
+"""How any flow is run, ours or foreign: with context if it takes one, always with a full log_det."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+
+import torch
+from normflows.flows import Flow
+from torch import Tensor, nn
+
+__all__ = ["Chain", "Flow", "apply_flow", "apply_flows", "no_autocast"]
+
+
+@torch.compiler.assume_constant_result
+def _takes_context(function: Callable[..., object]) -> bool:
+    return _signature_takes_context(function)
+
+
+@functools.cache
+def _signature_takes_context(function: Callable[..., object]) -> bool:
+    parameters = inspect.signature(function).parameters
+    return "context" in parameters or any(
+        p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
+    )
+
+
+def apply_flow(
+    flow: nn.Module, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Run one direction of `flow` by this library's conventions, whatever its own are.
+
+    `context` is handed on only to a flow whose signature takes it. A log-determinant that
+    is a number, a 0-d tensor or of shape (1,), as some layers of normflows return it, is
+    broadcast to (batch,).
+    """
+    method = flow.inverse if inverse else flow.forward
+    run = method if inverse else flow  # calling the module runs its forward hooks
+    if context is not None and _takes_context(getattr(method, "__func__", method)):
+        y, log_det = run(x, context=context)
+    else:
+        y, log_det = run(x)
+    if not isinstance(log_det, Tensor):
+        return y, x.new_full(x.shape[:1], log_det)
+    return y, log_det.to(x.dtype).expand(x.shape[0])
+
+
+def apply_flows(
+    flows: nn.ModuleList, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Run flows one after the other, `flows[0]` first, or last when `inverse`."""
+    total = x.new_zeros(x.shape[:1])
+    for flow in reversed(flows) if inverse else flows:
+        x, log_det = apply_flow(flow, x, context, inverse=inverse)
+        total = total + log_det
+    return x, total
+
+
+def no_autocast(x: Tensor) -> torch.autocast:
+    """Keep a bijection's own arithmetic in the precision of `x`: bfloat16 does not invert."""
+    device = "cpu" if x.device.type == "meta" else x.device.type
+    return torch.autocast(device, enabled=False)
+
+
+class Chain(Flow):
+    r"""Composition of flows in the order of normflows: `forward` applies `flows[0]` first.
+
+    Unlike `normflows.flows.Composite` it hands `context` on, to the flows that take one, and
+    its log-determinant lives on the device and in the dtype of the input.
+
+    Args:
+        flows: the flows to compose, ours or foreign; each maps events of the shape that the
+            one before it returns.
+
+    Example:
+        >>> flow = Chain([mb.LULinear(6), mb.ActNorm(6)])
+        >>> x, log_det = flow(torch.randn(10, 6))
+        >>> x.shape, log_det.shape
+        (torch.Size([10, 6]), torch.Size([10]))
+    """
+
+    def __init__(self, flows: Iterable[Flow]) -> None:
+        super().__init__()
+        self.flows = nn.ModuleList(flows)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return apply_flows(self.flows, z, context)
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return apply_flows(self.flows, x, context, inverse=True)

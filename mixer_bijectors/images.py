@@ -1,0 +1,157 @@
+"""From 8-bit images to densities and back: dequantisation, bits per dimension, image grids."""
+
+import math
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["bits_per_dim", "dequantize", "make_grid", "quantize", "save_grid"]
+
+_LEVELS = 256
+_NOISE_LEVELS = 2**16
+
+
+def dequantize(
+    x: Tensor, *, dtype: torch.dtype = torch.float32, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""8-bit images with uniform noise added, in [-1, 1).
+
+    .. math:: \tilde x = (x + u) / 128 - 1, \qquad u \sim \mathrm{uniform}[0, 1)
+
+    The noise is drawn on a grid of :math:`2^{-16}`, with which the result is exact in float32:
+    rounding never carries a pixel into the next level, or to 1, so `quantize` returns `x`.
+
+    Args:
+        x: images of dtype uint8, any shape.
+        dtype: floating point type of the result, float32 or float64.
+        generator: source of the noise; by default the global one.
+
+    Raises:
+        TypeError: `x` is not uint8.
+
+    References:
+        Theis et al., A note on the evaluation of generative models, 2015
+        (https://arxiv.org/abs/1511.01844)
+
+    Example:
+        >>> x = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+        >>> torch.equal(quantize(dequantize(x)), x)
+        True
+    """
+    if x.dtype != torch.uint8:
+        raise TypeError(f"dequantize: expected images of dtype torch.uint8, got {x.dtype}")
+    noise = torch.randint(
+        _NOISE_LEVELS, x.shape, generator=generator, dtype=dtype, device=x.device
+    )
+    return (x + noise / _NOISE_LEVELS) / (_LEVELS / 2) - 1
+
+
+def quantize(x: Tensor) -> Tensor:
+    """Images in [-1, 1) as 8-bit images; what lies outside becomes black or white.
+
+    Args:
+        x: floating point images, any shape.
+
+    Raises:
+        TypeError: `x` is not floating point.
+
+    Example:
+        >>> quantize(torch.tensor([-1.0, 0.0, 0.999, 3.0]))
+        tensor([  0, 128, 255, 255], dtype=torch.uint8)
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"quantize: expected floating point images in [-1, 1), got {x.dtype}")
+    levels = ((x + 1) * (_LEVELS / 2)).floor().clamp(0, _LEVELS - 1)
+    return levels.nan_to_num(0).to(torch.uint8)
+
+
+def bits_per_dim(log_prob: Tensor, image_shape: Sequence[int]) -> Tensor:
+    r"""Bits per dimension of 8-bit images from log-densities of images in [-1, 1).
+
+    .. math:: -\frac{\log p(\tilde x)}{D \log 2} + \log_2 128
+
+    The second term moves the density from the scale of [-1, 1) to that of 256 levels, so that
+    the mean over uniform noise bounds the discrete negative log-likelihood from above.
+
+    Args:
+        log_prob: log-densities in nats, any shape.
+        image_shape: (channels, height, width).
+
+    Example:
+        >>> uniform = -3072 * torch.tensor(2.0).log()  # on [-1, 1): every level is as likely
+        >>> round(bits_per_dim(uniform, (3, 32, 32)).item(), 4)
+        8.0
+    """
+    return -log_prob / (math.prod(image_shape) * math.log(2)) + math.log2(_LEVELS / 2)
+
+
+def make_grid(x: Tensor, *, columns: int | None = None, gap: int = 2) -> Tensor:
+    """Images side by side on white, row by row.
+
+    Args:
+        x: images of shape (batch, 1 or 3, height, width), uint8 or floating point in [-1, 1).
+        columns: images in a row; by default as many as make the grid square.
+        gap: pixels between images.
+
+    Returns:
+        One image, uint8 of shape (3, grid height, grid width).
+
+    Raises:
+        ValueError: `x` is empty or of another shape.
+
+    Example:
+        >>> make_grid(torch.rand(6, 1, 8, 8), columns=3).shape
+        torch.Size([3, 22, 32])
+    """
+    if x.dim() != 4 or x.shape[1] not in (1, 3) or len(x) == 0:
+        raise ValueError(
+            "make_grid: expected at least one image of shape (batch, 1 or 3, height, width), "
+            f"got {tuple(x.shape)}"
+        )
+    if x.dtype != torch.uint8:
+        x = quantize(x.detach())
+    batch, _, height, width = x.shape
+    columns = columns or math.ceil(math.sqrt(batch))
+    rows = math.ceil(batch / columns)
+    cell_height, cell_width = height + gap, width + gap
+    grid = x.new_full((3, rows * cell_height + gap, columns * cell_width + gap), _LEVELS - 1)
+    for index, image in enumerate(x):
+        top = gap + index // columns * cell_height
+        left = gap + index % columns * cell_width
+        grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+def save_grid(
+    path: str | os.PathLike[str],
+    x: Tensor,
+    *,
+    columns: int | None = None,
+    gap: int = 2,
+    scale: int = 1,
+) -> None:
+    """Write images side by side to a picture file; its suffix names the format.
+
+    Args:
+        path: file to write.
+        x: images, see `make_grid`.
+        columns: images in a row; by default as many as make the grid square.
+        gap: pixels between images.
+        scale: enlarge each pixel to a square of that side.
+
+    Raises:
+        ImportError: Pillow is missing; the extra `train` brings it.
+        ValueError: `x` is empty or not a batch of images.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            'save_grid needs Pillow: pip install "mixer_bijectors[train]"'
+        ) from error
+    grid = make_grid(x, columns=columns, gap=gap).permute(1, 2, 0).cpu().numpy()
+    picture = Image.fromarray(grid)
+    size = (picture.width * scale, picture.height * scale)
+    picture.resize(size, Image.Resampling.NEAREST).save(path)

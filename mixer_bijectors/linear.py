@@ -1,0 +1,92 @@
+"""Invertible linear maps."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ._checks import check_input
+from .flow import Flow, no_autocast
+
+__all__ = ["LULinear"]
+
+
+class LULinear(Flow):
+    r"""Invertible matrix :math:`W = P L U` with a log-determinant read off its diagonal.
+
+    The data-to-latent direction, which training runs, is the product :math:`z = W x`; the
+    latent-to-data direction solves with the two triangles, and never forms an inverse. `P` is
+    a fixed permutation, `L` has a unit diagonal, and the diagonal of `U` is a fixed sign times
+    an exponential. Like LAPACK, one matrix holds both triangles: `factors` has `L` below its
+    diagonal, `U` above, and :math:`\log |u_{ii}|` on it; all zeros is the identity.
+
+    Args:
+        features: number of features.
+        identity_init: start as the identity; otherwise as a random rotation, as Glow does.
+
+    Shapes: (batch, features) in and out, log_det (batch,).
+
+    Raises:
+        TypeError: the input is not floating point.
+        ValueError: the input is not of shape (batch, features).
+
+    References:
+        Kingma and Dhariwal, Glow, 2018, section 3.2 (https://arxiv.org/abs/1807.03039)
+
+    Example:
+        >>> layer = LULinear(4, identity_init=False)
+        >>> x = torch.randn(5, 4)
+        >>> z, _ = layer.inverse(x)
+        >>> torch.allclose(z, x @ layer.weight().T), torch.allclose(layer(z)[0], x, atol=1e-5)
+        (True, True)
+    """
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, features: int, *, identity_init: bool = True) -> None:
+        super().__init__()
+        self.features = features
+        factors = torch.zeros(features, features)
+        permutation = torch.arange(features)
+        sign = torch.ones(features)
+        if not identity_init:
+            rotation, _ = torch.linalg.qr(torch.randn(features, features))
+            p, lower, upper = torch.linalg.lu(rotation)
+            permutation = p.argmax(-1)
+            sign = upper.diagonal().sign()
+            factors = lower.tril(-1) + upper.triu(1) + upper.diagonal().abs().log().diag()
+        self.factors = nn.Parameter(factors)
+        self.register_buffer("permutation", permutation)
+        self.register_buffer("sign", sign)
+
+    def weight(self) -> Tensor:
+        """The matrix `W` of :math:`z = W x`, of shape (features, features)."""
+        lower, upper = self._triangles()
+        with no_autocast(lower):
+            return (lower @ upper)[self.permutation]
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_input("LULinear", z, self.features)
+        lower, upper = self._triangles()
+        # Batches are rows, so each solve is with the transposed triangle from the right.
+        y = z.index_select(1, self.permutation.argsort())
+        y = torch.linalg.solve_triangular(
+            lower.mT, y, upper=True, left=False, unitriangular=True
+        )
+        x = torch.linalg.solve_triangular(upper.mT, y, upper=False, left=False)
+        return x, -self._log_abs_det().expand(len(z))
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_input("LULinear", x, self.features)
+        with no_autocast(x):
+            z = F.linear(x, self.weight())
+        return z, self._log_abs_det().expand(len(x))
+
+    def _triangles(self) -> tuple[Tensor, Tensor]:
+        diagonal = self.factors.diagonal()
+        lower = self.factors.tril(-1) + torch.ones_like(diagonal).diag()
+        upper = self.factors.triu(1) + (self.sign * diagonal.exp()).diag()
+        return lower, upper
+
+    def _log_abs_det(self) -> Tensor:
+        return self.factors.diagonal().sum()

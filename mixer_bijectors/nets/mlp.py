@@ -1,0 +1,68 @@
+"""Multilayer perceptrons."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["ResidualMLP"]
+
+
+class ResidualMLP(nn.Module):
+    r"""Perceptron of pre-activation residual blocks whose output starts at zero.
+
+    A linear layer to `hidden_features`, `num_blocks` blocks
+    :math:`h + W_2 \, \phi(W_1 \, \phi(h))` with :math:`\phi` a ReLU, and a linear layer to
+    `out_features` that starts at zero, so that the layer it conditions starts as the identity.
+
+    Args:
+        in_features: size of the input.
+        out_features: size of the output.
+        hidden_features: width of the blocks.
+        num_blocks: number of blocks.
+        context_features: size of a context that is read beside the input; 0 for none.
+
+    Shapes: (batch, in_features) and (batch, context_features) in, (batch, out_features) out.
+
+    References:
+        He et al., Identity mappings in deep residual networks, 2016
+        (https://arxiv.org/abs/1603.05027)
+
+    Example:
+        >>> net = ResidualMLP(4, 6, hidden_features=32, num_blocks=2)
+        >>> net(torch.randn(10, 4)).abs().max().item()
+        0.0
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        hidden_features: int = 128,
+        num_blocks: int = 2,
+        context_features: int = 0,
+    ) -> None:
+        super().__init__()
+        self.initial = nn.Linear(in_features + context_features, hidden_features)
+        self.blocks = nn.ModuleList(_Block(hidden_features) for _ in range(num_blocks))
+        self.final = nn.Linear(hidden_features, out_features)
+        nn.init.zeros_(self.final.weight)
+        nn.init.zeros_(self.final.bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if context is not None:
+            x = torch.cat((x, context.to(x.dtype)), dim=-1)
+        h = self.initial(x)
+        for block in self.blocks:
+            h = block(h)
+        return self.final(F.relu(h))
+
+
+class _Block(nn.Module):
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(features, features)
+        self.linear2 = nn.Linear(features, features)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.linear2(F.relu(self.linear1(F.relu(h))))
