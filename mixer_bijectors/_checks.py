@@ -12,7 +12,7 @@ def format_shape(*event: int | str) -> str:
 
 
 def check_input(layer: str, x: Tensor, *event: int | str) -> None:
-    """Refuse `x` unless it is floating point and of shape (batch, \\*event).
+    """Refuse `x` unless it is floating point and of shape (batch, event...).
 
     An event size that is a string stands for any size and names it in the message.
     """

@@ -12,7 +12,7 @@ __all__ = ["ActNorm"]
 
 
 class ActNorm(Flow):
-    r"""Scale and shift of each feature, set so that the first training batch comes out normalised.
+    r"""Scale and shift of each feature, set to normalise the first training batch.
 
     .. math:: x = z \, e^{s} + t
 
@@ -61,7 +61,8 @@ class ActNorm(Flow):
         check_input("ActNorm", x, self.features)
         if self.training and not self._initialized:
             self._initialize(x, inverse=True)
-        z = (x - self.shift) * (-self.log_scale).exp()
+        scale = (-self.log_scale).exp()
+        z = torch.addcmul(-self.shift * scale, x, scale)
         return z, -self.log_scale.sum().expand(len(x))
 
     @torch.no_grad()

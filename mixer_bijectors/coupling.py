@@ -20,11 +20,11 @@ class Coupling(Flow):
     .. math:: x_1 = z_1, \qquad x_2 = f(z_2; \mathrm{net}(z_1, \mathrm{context}))
 
     Args:
-        features: number of features, at least 2. The first half, the larger one when odd, stays.
+        features: number of features, at least 2. The first half stays, the larger one if odd.
         univariate: the elementwise bijection :math:`f`.
         hidden_features: width of the net.
         num_blocks: residual blocks of the default net.
-        context_features: size of the context; 0 makes an unconditional layer, which ignores one.
+        context_features: size of the context; 0 for an unconditional layer, which ignores any.
         net: builds the conditioner, called as `net(in_features, out_features,
             hidden_features=..., context_features=...)`; by default `nets.ResidualMLP`. Its
             output starts at zero for the layer to start as the identity.

@@ -1,4 +1,4 @@
-"""How any flow is run, ours or foreign: with context if it takes one, always with a full log_det."""
+"""How any flow is run, ours or foreign: context if it takes one, always a full log_det."""
 
 import functools
 import inspect
@@ -12,8 +12,8 @@ __all__ = ["Chain", "Flow", "apply_flow", "apply_flows", "no_autocast"]
 
 
 @torch.compiler.assume_constant_result
-def _takes_context(function: Callable[..., object]) -> bool:
-    return _signature_takes_context(function)
+def _takes_context(flow_type: type, method: str) -> bool:
+    return _signature_takes_context(getattr(flow_type, method))
 
 
 @functools.cache
@@ -25,7 +25,7 @@ def _signature_takes_context(function: Callable[..., object]) -> bool:
 
 
 def apply_flow(
-    flow: nn.Module, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    flow: Flow, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Run one direction of `flow` by this library's conventions, whatever its own are.
 
@@ -33,9 +33,9 @@ def apply_flow(
     is a number, a 0-d tensor or of shape (1,), as some layers of normflows return it, is
     broadcast to (batch,).
     """
-    method = flow.inverse if inverse else flow.forward
-    run = method if inverse else flow  # calling the module runs its forward hooks
-    if context is not None and _takes_context(getattr(method, "__func__", method)):
+    method = "inverse" if inverse else "forward"
+    run = flow.inverse if inverse else flow  # calling the module runs its forward hooks
+    if context is not None and _takes_context(type(flow), method):
         y, log_det = run(x, context=context)
     else:
         y, log_det = run(x)

@@ -26,9 +26,7 @@ class _Mixing(Flow):
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._lift(x, context, inverse=True)
 
-    def _lift(
-        self, x: Tensor, context: Tensor | None, inverse: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _lift(self, x: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         name = type(self).__name__
         check_input(name, x, *self.event)
         rows = x.movedim(self.axis, -1)

@@ -82,7 +82,9 @@ def check_bijection(
                 alone, log_det_alone = apply_flow(
                     flow, start[one], None if context is None else context[one], inverse=inverse
                 )
-                what = f"{name}.{here}: {{}} of sample {i} depends on its neighbours in the batch"
+                what = (
+                    f"{name}.{here}: {{}} of sample {i} depends on its neighbours in the batch"
+                )
                 _check_close(what.format("result"), end[one], alone, atol, rtol)
                 _check_close(what.format("log_det"), log_det[one], log_det_alone, atol, rtol)
             returned, log_det_back = apply_flow(flow, end, context, inverse=not inverse)

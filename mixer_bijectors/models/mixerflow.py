@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import normflows as nf
 import torch
 from torch import Tensor, nn
 
+from .._checks import check_input
 from ..actnorm import ActNorm
 from ..coupling import Coupling
 from ..flow import Chain, Flow, apply_flows
@@ -116,12 +118,13 @@ class MixerFlow(nf.NormalizingFlow):
                 layers.append(Shift(mixing_layer(inner), image_shape, patch_size))
             else:
                 layers.append(mixing_layer(patchify))
+        latent_shape = (patchify.num_patches, patchify.features)
         if base is None:
-            latent_shape = (patchify.num_patches, patchify.features)
             base = nf.distributions.DiagGaussian(latent_shape, trainable=False)
         # normflows lists flows from latent to data.
         super().__init__(base, layers[::-1])
         self.image_shape = patchify.image_shape
+        self.latent_shape = latent_shape
         self.num_classes = num_classes
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -136,12 +139,14 @@ class MixerFlow(nf.NormalizingFlow):
         self, z: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Images of latents, and the log-determinant (batch,) of that map."""
+        check_input("MixerFlow", z, *self.latent_shape)
         return apply_flows(self.flows, z, self._context(labels, z))
 
     def inverse_and_log_det(
         self, x: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Latents of images, and the log-determinant (batch,) of that map."""
+        check_input("MixerFlow", x, *self.image_shape)
         return apply_flows(self.flows, x, self._context(labels, x), inverse=True)
 
     def log_prob(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -193,11 +198,20 @@ class MixerFlow(nf.NormalizingFlow):
                 f"MixerFlow: built with num_classes={self.num_classes} but called without "
                 f"labels; pass integer labels of shape ({len(x)},)"
             )
-        if labels.is_floating_point() or labels.shape != x.shape[:1]:
-            raise TypeError(
-                f"MixerFlow: expected integer labels of shape ({len(x)},), got {labels.dtype} "
-                f"of shape {tuple(labels.shape)}"
+        if labels.is_floating_point():
+            raise TypeError(f"MixerFlow: expected integer labels, got {labels.dtype}")
+        if labels.shape != x.shape[:1]:
+            raise ValueError(
+                f"MixerFlow: expected labels of shape ({len(x)},), got {tuple(labels.shape)}"
             )
+        # Only where reading values costs no wait for a device.
+        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            wrong = labels[(labels < 0) | (labels >= self.num_classes)]
+            if len(wrong):
+                raise ValueError(
+                    f"MixerFlow: labels must be from 0 to {self.num_classes - 1}, "
+                    f"got {wrong[0].item()}"
+                )
         classes = torch.arange(self.num_classes, device=labels.device)
         return (labels[:, None] == classes).to(x.dtype)
 
@@ -207,5 +221,5 @@ def _step(size: int, flow: Callable[[int], Flow]) -> Chain:
     return Chain([flow(size), LULinear(size), ActNorm(size)])
 
 
-def _couplings(size: int, **options: object) -> Chain:
+def _couplings(size: int, **options: Any) -> Chain:
     return Chain([Coupling(size, reverse=True, **options), Coupling(size, **options)])

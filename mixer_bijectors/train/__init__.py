@@ -1,1 +1,14 @@
 """Training with Lightning; needs the extra `train`."""
+
+try:
+    import lightning  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        'mixer_bijectors.train needs Lightning: pip install "mixer_bijectors[train]"'
+    ) from error
+
+from .data import Photos
+from .module import DensityEstimation
+from .pictures import Pictures
+
+__all__ = ["DensityEstimation", "Photos", "Pictures"]

@@ -1,4 +1,4 @@
-"""Ten photographs that ship inside the wheels of scikit-image and scikit-learn, cut into patches.
+"""Ten photographs from the wheels of scikit-image and scikit-learn, cut into patches.
 
 A photo is divided into columns as wide as a patch. Every fifth column is for testing, and of
 the others every tenth for validation; training crops come from what is left.

@@ -37,9 +37,10 @@ class Additive:
 class Affine:
     r"""Scale and shift, :math:`y = x \, e^{s} + t`, with a soft bound on the log-scale.
 
-    With parameters :math:`(a, t)`, the log-scale is :math:`s = c \tanh(a / c)`, :math:`c = 3`:
-    no single layer scales by more than 20, whatever a conditioner says, so that deep stacks
-    invert in float32. The bound is part of the bijection, and both directions are exact.
+    With parameters :math:`(a, t)`, the log-scale is :math:`s = a / (1 + |a| / c)` with
+    :math:`c = 3`: no single layer scales by more than 20, whatever a conditioner says, so that
+    deep stacks invert in float32. The bound is part of the bijection; both directions are
+    exact.
 
     References:
         Dinh et al., Density estimation using Real NVP, 2016 (https://arxiv.org/abs/1605.08803)
@@ -59,7 +60,10 @@ class Affine:
     ) -> tuple[Tensor, Tensor]:
         compute = torch.promote_types(x.dtype, torch.float32)
         a, shift = params.to(compute).unbind(-1)
-        log_scale = self.max_log_scale * torch.tanh(a / self.max_log_scale)
         if inverse:
-            return ((x - shift) * (-log_scale).exp()).to(x.dtype), -log_scale
-        return torch.addcmul(shift, x, log_scale.exp()).to(x.dtype), log_scale
+            log_scale = -a / (1 + a.abs() / self.max_log_scale)
+            y = (x - shift) * log_scale.exp()
+        else:
+            log_scale = a / (1 + a.abs() / self.max_log_scale)
+            y = torch.addcmul(shift, x, log_scale.exp())
+        return y.to(x.dtype), log_scale

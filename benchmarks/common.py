@@ -1,0 +1,40 @@
+"""What the benchmarks share: a clock that is fair to both sides, and a table."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+__all__ = ["print_table", "time_in_turn", "write_json"]
+
+
+def time_in_turn(
+    sides: Mapping[str, Callable[[], object]], repeats: int = 30, warmup: int = 5
+) -> dict[str, float]:
+    """Median seconds of each side; the sides take turns, so that drift hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(warmup + repeats):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A Markdown table, with the first row's keys as its head."""
+    columns = list(rows[0])
+    cells = [[str(row.get(column, "")) for column in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells)]
+    for line in (columns, ["-" * width for width in widths], *cells):
+        padded = (cell.ljust(width) for cell, width in zip(line, widths))
+        print("| " + " | ".join(padded) + " |")
+
+
+def write_json(path: str | None, rows: object) -> None:
+    """Write the rows to `path`, if there is one."""
+    if path:
+        Path(path).write_text(json.dumps(rows, indent=2) + "\n")

@@ -1,0 +1,219 @@
+"""Density of photographs: MixerFlow against normflows' Glow, at equal wall clock.
+
+Photographs at 32 x 32 (see `mixer_bijectors.train.photos`), batches of 64 random crops,
+mirrored half of the time, for every row; one row after the other in one process, each trained
+for the same time by AdamW with warm-up, a cosine over that time and gradient clipping. The
+learning rate of each row is the best of three by validation bits per dimension after a short
+run. Test patches come from columns of the photographs that neither training nor validation
+touches.
+
+    python benchmarks/density.py --budget 200 --json density.json
+
+`--seeds 0 1 2` repeats MixerFlow's rows and the best Glow's, `--permute` repeats them with the
+pixels of all images in one fixed random order, with the learning rates found without it. Runs
+that the JSON file already holds are not run again.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import normflows as nf
+import torch
+from common import print_table, write_json
+from torch import Tensor, nn
+
+import mixer_bijectors as mb
+from mixer_bijectors.images import bits_per_dim, dequantize
+from mixer_bijectors.train.photos import Crops, grid_patches, load_photos
+
+SIZE, BATCH, WARMUP_STEPS, CLIP = 32, 64, 30, 1.0
+
+
+class Glow(nf.MultiscaleFlow):
+    """Glow as the examples of normflows build it."""
+
+    def __init__(self, depth: int, hidden_channels: int, levels: int = 3) -> None:
+        bases, merges, flows = [], [], []
+        for level in range(levels):
+            channels = 3 * 2 ** (levels + 1 - level)
+            blocks = [nf.flows.GlowBlock(channels, hidden_channels) for _ in range(depth)]
+            flows.append([*blocks, nf.flows.Squeeze()])
+            side = SIZE // 2 ** (levels - level)
+            if level > 0:
+                merges.append(nf.flows.Merge())
+                channels //= 2
+            bases.append(nf.distributions.DiagGaussian((channels, side, side)))
+        super().__init__(bases, flows, merges, class_cond=False)
+
+    def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return super().log_prob(x, y)
+
+
+ROWS: dict[str, tuple[Callable[[], Any], tuple[float, ...]]] = {
+    "Glow K 4, hidden 64": (partial(Glow, 4, 64), (2e-3, 4e-3, 8e-3)),
+    "Glow K 4, hidden 128": (partial(Glow, 4, 128), (2e-3, 4e-3, 8e-3)),
+    "Glow K 8, hidden 64": (partial(Glow, 8, 64), (2e-3, 4e-3, 8e-3)),
+    "Glow K 8, hidden 128": (partial(Glow, 8, 128), (2e-3, 4e-3, 8e-3)),
+    "MixerFlow 4 layers, hidden 128": (
+        partial(mb.MixerFlow, num_layers=4, hidden_features=128, num_blocks=1, shift_every=2),
+        (4e-3, 8e-3, 1.6e-2),
+    ),
+    "MixerFlow 4 layers, hidden 64": (
+        partial(mb.MixerFlow, num_layers=4, hidden_features=64, num_blocks=1, shift_every=2),
+        (4e-3, 8e-3, 1.6e-2),
+    ),
+}
+
+
+class Experiment:
+    """The data, and a way to train a model on it for some time."""
+
+    def __init__(self) -> None:
+        photos = load_photos()
+        self.crops = Crops(photos, SIZE, BATCH)
+        self.splits = {split: grid_patches(photos, SIZE, split) for split in ("val", "test")}
+        self.order = torch.randperm(SIZE**2, generator=torch.Generator().manual_seed(0))
+
+    def batch(self, permute: bool) -> Tensor:
+        return self.prepare(torch.stack([self.crops[i] for i in range(BATCH)]), permute)
+
+    def prepare(
+        self, x: Tensor, permute: bool, generator: torch.Generator | None = None
+    ) -> Tensor:
+        if permute:
+            x = x.flatten(2)[:, :, self.order].view_as(x)
+        return dequantize(x, generator=generator)
+
+    @torch.no_grad()
+    def evaluate(self, model: Any, split: str, permute: bool) -> float:
+        model.eval()
+        generator = torch.Generator().manual_seed(0)
+        log_probs = [
+            model.log_prob(self.prepare(x, permute, generator))
+            for x in self.splits[split].split(BATCH)
+        ]
+        model.train()
+        return float(bits_per_dim(torch.cat(log_probs), (3, SIZE, SIZE)).mean())
+
+    def train(
+        self,
+        make: Callable[[], Any],
+        learning_rate: float,
+        budget: float,
+        seed: int,
+        permute: bool,
+        split: str,
+    ) -> dict[str, Any]:
+        torch.manual_seed(seed)
+        model = make()
+        with torch.no_grad():
+            model.log_prob(self.batch(permute))  # initialises ActNorm
+        optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.0)
+        steps, start = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < budget:
+            factor = 0.5 * (1 + math.cos(math.pi * elapsed / budget))
+            factor *= min(1.0, (steps + 1) / WARMUP_STEPS)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * factor
+            loss = bits_per_dim(model.log_prob(self.batch(permute)), (3, SIZE, SIZE)).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+            steps += 1
+        bits = self.evaluate(model, split, permute)
+        return {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "learning rate": learning_rate,
+            "steps": steps,
+            "seconds per step": elapsed / steps,
+            f"{split} bits/dim": bits if math.isfinite(bits) else math.inf,
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--budget", type=float, default=200, help="seconds for each run")
+    parser.add_argument("--search", type=float, help="seconds for each try of a learning rate")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--permute", action="store_true")
+    parser.add_argument("--json", help="keep runs in this file, and go on from it")
+    arguments = parser.parse_args()
+    search = arguments.search or arguments.budget / 5
+
+    experiment = Experiment()
+    runs: dict[str, dict[str, Any]] = {}
+    if arguments.json and Path(arguments.json).exists():
+        runs = json.loads(Path(arguments.json).read_text())
+
+    def run(
+        name: str, rate: float, budget: float, seed: int, permute: bool, split: str
+    ) -> dict[str, Any]:
+        key = f"{name} | {split} | lr {rate} | {budget:g} s | seed {seed}"
+        key += " | permuted" if permute else ""
+        if key not in runs:
+            runs[key] = experiment.train(ROWS[name][0], rate, budget, seed, permute, split)
+            print(key, runs[key], flush=True)
+            write_json(arguments.json, runs)
+        return runs[key]
+
+    def learning_rate(name: str) -> float:
+        tries = {
+            rate: run(name, rate, search, 0, False, "val")["val bits/dim"]
+            for rate in ROWS[name][1]
+        }
+        return min(tries, key=lambda rate: tries[rate])
+
+    def tests(name: str, seeds: list[int], permute: bool = False) -> list[dict[str, Any]]:
+        rate = learning_rate(name)
+        return [run(name, rate, arguments.budget, s, permute, "test") for s in seeds]
+
+    def bits(results: list[dict[str, Any]]) -> float:
+        return mean(result["test bits/dim"] for result in results)
+
+    first = {name: tests(name, arguments.seeds[:1]) for name in ROWS}
+    best_glow = min((n for n in ROWS if n.startswith("Glow")), key=lambda n: bits(first[n]))
+    shown = [n for n in ROWS if n == best_glow or not n.startswith("Glow")]
+    results = first | {name: tests(name, arguments.seeds) for name in shown}
+    permuted = {n: tests(n, arguments.seeds, True) for n in shown} if arguments.permute else {}
+
+    glow_bits = bits(results[best_glow])
+    glow_size = results[best_glow][0]["parameters"]
+    table: list[dict[str, Any]] = []
+    for name, row in results.items():
+        spread = [result["test bits/dim"] for result in row]
+        table.append(
+            {
+                "model": name,
+                "parameters": f"{row[0]['parameters']:,}",
+                "size / best Glow": f"{row[0]['parameters'] / glow_size:.2f}",
+                "learning rate": f"{row[0]['learning rate']:g}",
+                "steps": round(mean(r["steps"] for r in row)),
+                "s/step": f"{mean(r['seconds per step'] for r in row):.2f}",
+                "test bits/dim": f"{mean(spread):.3f}",
+                "over seeds": f"{min(spread):.3f} to {max(spread):.3f}"
+                if len(spread) > 1
+                else "",
+                "against best Glow": f"{mean(spread) - glow_bits:+.3f}",
+            }
+        )
+        if name in permuted:
+            worse = bits(permuted[name])
+            table[-1]["permuted"] = f"{worse:.3f}"
+            table[-1]["degradation"] = f"{worse - mean(spread):+.3f}"
+    if permuted:
+        for entry in table:
+            entry.setdefault("permuted", "")
+            entry.setdefault("degradation", "")
+    print_table(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Pictures of a training run."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..images import dequantize, make_grid, save_grid
+from ..models import MixerFlow
+
+__all__ = ["Pictures"]
+
+
+class Pictures(L.Callback):
+    """Writes samples, reconstructions and the learning curve into the run's folder.
+
+    `samples.png` is renewed after every `every_n_epochs`-th validation, with a copy for each
+    step under `samples/` and in TensorBoard; `reconstructions.png` (photographs, their latents,
+    and the photographs that come back from these) and `curve.png` at the end of a fit.
+
+    Args:
+        every_n_epochs: validations between two grids of samples.
+        num_samples: images in the grid.
+        temperature: scale of the base's standard deviation for the samples.
+    """
+
+    def __init__(
+        self, every_n_epochs: int = 1, num_samples: int = 64, temperature: float = 0.8
+    ) -> None:
+        super().__init__()
+        self.every_n_epochs = every_n_epochs
+        self.num_samples = num_samples
+        self.temperature = temperature
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
+        last = trainer.current_epoch + 1
+        if trainer.sanity_checking or last % self.every_n_epochs or not trainer.is_global_zero:
+            return
+        with torch.no_grad():
+            samples, _ = module.flow.sample(self.num_samples, temperature=self.temperature)
+        folder = _folder(trainer)
+        (folder / "samples").mkdir(exist_ok=True)
+        for path in ("samples.png", f"samples/step-{trainer.global_step:07d}.png"):
+            save_grid(folder / path, samples, scale=2)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                grid = make_grid(samples)
+                logger.experiment.add_image("samples", grid, trainer.global_step)
+
+    def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        folder = _folder(trainer)
+        batch = next(iter(trainer.datamodule.val_dataloader()))  # type: ignore[attr-defined]
+        x = dequantize(batch[torch.linspace(0, len(batch) - 1, 8).long()]).to(module.device)
+        _reconstructions(module.flow, x).savefig(folder / "reconstructions.png", dpi=150)
+        metrics = folder / "metrics.csv"
+        if metrics.exists():
+            _curve(metrics).savefig(folder / "curve.png", dpi=150)
+
+
+def _folder(trainer: L.Trainer) -> Path:
+    folder = Path(trainer.log_dir or trainer.default_root_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _as_image(z: Tensor, like: Tensor) -> Tensor:
+    """Latents laid out as an image, three standard deviations from black to white."""
+    return (z.reshape(like.shape) / 3).clamp(-1, 1)
+
+
+@torch.no_grad()
+def _reconstructions(flow: MixerFlow, x: Tensor) -> Figure:
+    was_training = flow.training
+    flow.eval()
+    z = flow.inverse(x)
+    back = flow(z)
+    flow.train(was_training)
+    error = (back - x).abs().max().item()
+    figure = Figure(figsize=(len(x), 3.4), layout="constrained")
+    figure.suptitle(f"largest difference between x and x again: {error:.1e} of [-1, 1)")
+    rows = {"x": x, "z": _as_image(z, x), "x again": back}
+    axes = figure.subplots(len(rows), len(x), squeeze=False)
+    for row, (name, pictures) in zip(axes, rows.items()):
+        row[0].set_ylabel(name)
+        for axis, picture in zip(row, pictures):
+            axis.imshow((picture.clamp(-1, 1) / 2 + 0.5).permute(1, 2, 0).cpu())
+            axis.set(xticks=[], yticks=[])
+    return figure
+
+
+def _curve(metrics: Path) -> Figure:
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    values: list[float] = []
+    for split, marker in (("train", ""), ("val", "o")):
+        name = f"{split}/bits_per_dim"
+        points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+        if points:
+            axis.plot(*zip(*points), marker=marker, label=split)
+            values += [value for _, value in points]
+    if values:
+        # The first steps are far above everything that one wants to see.
+        axis.set_ylim(min(values) - 0.1, sorted(values)[int(0.95 * (len(values) - 1))] + 0.1)
+    axis.set(xlabel="step", ylabel="bits per dimension")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure

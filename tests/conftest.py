@@ -1,0 +1,117 @@
+"""The registry of public layers, which the battery runs through, and the chosen device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import normflows as nf
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mixer_bijectors as mb
+
+IMAGE = (3, 4, 6)  # small, not square, patches of 2 x 2: a matrix of 6 x 12, shifted 2 x 12
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer, the event shape of its data, and its context if it takes one."""
+
+    make: Callable[[], nn.Module]
+    event: tuple[int, ...]
+    context_features: int = 0
+    latent_event: tuple[int, ...] | None = None
+
+    def build(self, dtype: torch.dtype, device: str, seed: int = 0) -> nn.Module:
+        """The layer in evaluation mode with random parameters, since zeros hide mistakes."""
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        layer = self.make().eval()
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.2 * noise)
+        return layer.to(device, dtype)
+
+    def data(self, dtype: torch.dtype, device: str, batch: int = 4, seed: int = 0) -> Tensor:
+        return self._randn((batch, *self.event), seed, dtype, device)
+
+    def latents(self, dtype: torch.dtype, device: str, batch: int = 4) -> Tensor:
+        return self._randn((batch, *(self.latent_event or self.event)), 1, dtype, device)
+
+    def context(self, dtype: torch.dtype, device: str, batch: int = 4) -> Tensor | None:
+        if not self.context_features:
+            return None
+        return self._randn((batch, self.context_features), 2, dtype, device)
+
+    def _randn(
+        self, shape: tuple[int, ...], seed: int, dtype: torch.dtype, device: str
+    ) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+
+def _image_layer() -> mb.Chain:
+    """A matrix layer in an image model, the way the docs show it."""
+    patchify = mb.Patchify(IMAGE, 2)
+    inside = mb.ChannelMixing(mb.Coupling(12, hidden_features=8))
+    return mb.Chain([nf.flows.Reverse(patchify), inside, patchify])
+
+
+LAYERS: dict[str, Case] = {
+    "Patchify": Case(lambda: mb.Patchify(IMAGE, 2), IMAGE, latent_event=(6, 12)),
+    "Patchify-tall": Case(lambda: mb.Patchify(IMAGE, (4, 1)), IMAGE, latent_event=(6, 12)),
+    "Shift": Case(lambda: mb.Shift(mb.ChannelMixing(mb.LULinear(12)), IMAGE, 2), (6, 12)),
+    "Shift-odd": Case(
+        lambda: mb.Shift(mb.PatchMixing(mb.LULinear(7)), (1, 6, 7), (3, 1), offset=(2, 0)),
+        (14, 3),
+    ),
+    "CyclicShift": Case(lambda: mb.CyclicShift(IMAGE, 2), (6, 12)),
+    "CyclicShift-offset": Case(lambda: mb.CyclicShift(IMAGE, 2, offset=(3, 1)), (6, 12)),
+    "ChannelMixing": Case(lambda: mb.ChannelMixing(mb.Coupling(5, hidden_features=8)), (3, 5)),
+    "ChannelMixing-context": Case(
+        lambda: mb.ChannelMixing(mb.Coupling(5, hidden_features=8, context_features=2)),
+        (3, 5),
+        context_features=2,
+    ),
+    "PatchMixing": Case(lambda: mb.PatchMixing(mb.Coupling(3, hidden_features=8)), (3, 5)),
+    "PatchMixing-context": Case(
+        lambda: mb.PatchMixing(mb.Coupling(3, hidden_features=8, context_features=2)),
+        (3, 5),
+        context_features=2,
+    ),
+    "PixelMixing": Case(lambda: mb.PixelMixing(mb.LULinear(3)), (3, 2, 4)),
+    "Chain": Case(lambda: mb.Chain([mb.ActNorm(5), nf.flows.LULinearPermute(5)]), (5,)),
+    "Chain-image": Case(_image_layer, IMAGE),
+    "ActNorm": Case(lambda: mb.ActNorm(5), (5,)),
+    "LULinear": Case(lambda: mb.LULinear(5), (5,)),
+    "LULinear-rotation": Case(lambda: mb.LULinear(5, identity_init=False), (5,)),
+    "Coupling-affine": Case(lambda: mb.Coupling(5, hidden_features=8), (5,)),
+    "Coupling-additive": Case(lambda: mb.Coupling(6, mb.Additive(), hidden_features=8), (6,)),
+    "Coupling-reverse": Case(lambda: mb.Coupling(5, hidden_features=8, reverse=True), (5,)),
+    "Coupling-context": Case(
+        lambda: mb.Coupling(5, hidden_features=8, context_features=3), (5,), context_features=3
+    ),
+    "Elementwise-affine": Case(lambda: mb.Elementwise(5), (5,)),
+    "Elementwise-additive": Case(lambda: mb.Elementwise(5, mb.Additive()), (5,)),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="device to run the battery on: cpu, cuda")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.config.getoption("--device"))
+
+
+@pytest.fixture(params=LAYERS, ids=str)
+def case(request: pytest.FixtureRequest) -> Any:
+    return LAYERS[request.param]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,109 @@
+"""Data-dependent initialisation."""
+
+import copy
+
+import normflows as nf
+import pytest
+import torch
+from torch import distributed, multiprocessing
+from torch.testing import assert_close
+
+from mixer_bijectors import ActNorm
+
+
+def batch(dtype=torch.float32):
+    return torch.tensor([1.0, 20.0, 0.1]) * torch.randn(500, 3, dtype=dtype) + 7
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_first_training_batch_comes_out_normalised(direction):
+    layer = ActNorm(3)
+    run = layer if direction == "forward" else layer.inverse
+    y, _ = run(batch())
+    assert_close(y.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    assert_close(y.std(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    before = copy.deepcopy(layer.state_dict())
+    run(3 * batch() + 1)
+    assert_close(layer.state_dict(), before, atol=0, rtol=0)
+
+
+def test_agrees_with_normflows():
+    x = batch(torch.float64)
+    ours, theirs = ActNorm(3).double(), nf.flows.ActNorm(3).double()
+    z, log_det = ours.inverse(x)
+    want, want_log_det = theirs.inverse(x)
+    assert_close(z, want, atol=1e-4, rtol=2e-3)  # theirs divides by n - 1 and adds 1e-6
+    assert_close(log_det, want_log_det.expand(500), atol=0.01, rtol=0)
+
+
+def test_evaluation_mode_never_initialises():
+    layer = ActNorm(3).eval()
+    x = batch()
+    assert torch.equal(layer.inverse(x)[0], x)
+    assert not layer.initialized
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e10, 1e-10])
+def test_constant_features_are_shifted_not_scaled(value):
+    layer = ActNorm(2)
+    x = torch.stack([torch.full((100,), value), torch.randn(100)], dim=1)
+    z, _ = layer.inverse(x)
+    assert z.isfinite().all()
+    assert layer.log_scale[0] == 0
+    assert_close(z[:, 0], torch.zeros(100), atol=max(1e-6 * abs(value), 1e-12), rtol=0)
+
+
+def test_large_means_do_not_cancel():
+    layer = ActNorm(1)
+    x = 1e4 + torch.randn(1000, 1)
+    z, _ = layer.inverse(x)
+    assert_close(z.std(), torch.tensor(1.0), atol=1e-2, rtol=0)
+
+
+def test_values_that_are_not_finite_are_left_out():
+    x = batch()
+    want = ActNorm(3)
+    want.inverse(x)
+    layer = ActNorm(3)
+    layer.inverse(torch.cat([x, torch.full((1, 3), torch.nan), torch.full((1, 3), torch.inf)]))
+    assert_close(layer.state_dict(), want.state_dict())
+
+
+def test_an_empty_batch_does_not_initialise():
+    layer = ActNorm(3)
+    layer.inverse(torch.empty(0, 3))
+    z, _ = layer.inverse(batch())
+    assert_close(z.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+
+
+def test_loading_says_whether_it_is_initialised():
+    trained = ActNorm(3)
+    trained.inverse(batch())
+    for source, target in ((trained, ActNorm(3)), (ActNorm(3), copy.deepcopy(trained))):
+        target.load_state_dict(source.state_dict())
+        target.inverse(batch() - 50)
+        moved = not torch.equal(target.shift, source.shift)
+        assert moved == (source is not trained)
+
+
+def _worker(rank, size, folder, batches):
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size
+    )
+    layer = ActNorm(3)
+    layer.inverse(batches[rank])
+    torch.save(layer.state_dict(), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_all_ranks_take_the_statistics_of_the_joint_batch(tmp_path):
+    x = batch()
+    batches = [x[:120], x[120:]]  # of different size and, being ordered, different mean
+    batches[1] += 5
+    multiprocessing.spawn(_worker, args=(2, tmp_path, batches), nprocs=2)
+    want = ActNorm(3)
+    want.inverse(torch.cat(batches))
+    states = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert_close(states[0], states[1], atol=0, rtol=0)
+    assert_close(states[0], dict(want.state_dict()), atol=1e-5, rtol=1e-5)

@@ -1,0 +1,212 @@
+"""What every layer of the registry must do."""
+
+import copy
+import pickle
+
+import normflows as nf
+import pytest
+import torch
+from conftest import LAYERS, Case
+from normflows.flows.flow_test import FlowTest
+from torch.testing import assert_close
+
+import mixer_bijectors as mb
+
+DIRECTIONS = pytest.mark.parametrize("direction", ["forward", "inverse"])
+NOT_IDENTITY = {"Patchify", "Patchify-tall", "CyclicShift", "CyclicShift-offset"} | {
+    "Chain",  # holds normflows' random permutation
+    "LULinear-rotation",
+}
+
+
+def run(layer, direction, x, context=None):
+    """One direction, with context only where there is one, as normflows' models call layers."""
+    method = layer if direction == "forward" else layer.inverse
+    return method(x) if context is None else method(x, context=context)
+
+
+def start(case: Case, direction: str, dtype: torch.dtype, device: str, batch: int = 4):
+    make = case.latents if direction == "forward" else case.data
+    return make(dtype, device, batch)
+
+
+def test_is_a_bijection(case, device):
+    layer = case.build(torch.float64, device)
+    double = {"dtype": torch.float64, "device": device}
+    mb.check_bijection(
+        layer, case.data(**double), case.context(**double), z=case.latents(**double)
+    )
+
+
+def test_passes_the_flow_test_of_normflows(case, device):
+    layer = case.build(torch.float32, device)
+    if case.latent_event:  # that test wants equal shapes: image -> matrix -> image has them
+        layer = mb.Chain([nf.flows.Reverse(layer), layer])
+    FlowTest().checkForwardInverse(
+        layer,
+        case.data(torch.float32, device),
+        case.context(torch.float32, device),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+
+
+def test_float64_round_trip(case, device):
+    layer = case.build(torch.float64, device)
+    x, context = case.data(torch.float64, device), case.context(torch.float64, device)
+    z, log_det = run(layer, "inverse", x, context)
+    back, log_det_back = run(layer, "forward", z, context)
+    assert (back - x).abs().max() < 1e-10
+    assert (log_det + log_det_back).abs().max() < 1e-10
+
+
+@DIRECTIONS
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
+def test_compiles_to_one_graph(case, device, direction, backend):
+    torch._dynamo.reset()
+    layer = case.build(torch.float32, device)
+    x, context = start(case, direction, torch.float32, device), None
+    context = case.context(torch.float32, device)
+    compiled = torch.compile(
+        lambda x, context: run(layer, direction, x, context), fullgraph=True, backend=backend
+    )
+    assert_close(compiled(x, context), run(layer, direction, x, context), atol=1e-5, rtol=1e-5)
+
+
+@DIRECTIONS
+def test_runs_on_the_meta_device(case, direction):
+    layer = case.build(torch.float32, "meta")
+    x = start(case, direction, torch.float32, "meta", 7)
+    y, log_det = run(layer, direction, x, case.context(torch.float32, "meta", 7))
+    assert y.shape[0] == 7 and y[0].numel() == x[0].numel()
+    assert (log_det.shape, log_det.dtype, log_det.device.type) == ((7,), x.dtype, "meta")
+
+
+@DIRECTIONS
+def test_vmaps(case, device, direction):
+    layer = case.build(torch.float64, device)
+    x = torch.stack([start(case, direction, torch.float64, device)] * 2)
+    x[1] *= 0.5
+    context = case.context(torch.float64, device)
+    mapped = torch.func.vmap(lambda x: run(layer, direction, x, context))(x)
+    looped = [run(layer, direction, one, context) for one in x]
+    assert_close(mapped, tuple(torch.stack(parts) for parts in zip(*looped)))
+
+
+@DIRECTIONS
+def test_state_survives(case, device, direction):
+    layer = case.build(torch.float32, device)
+    x, context = start(case, direction, torch.float32, device), None
+    context = case.context(torch.float32, device)
+    want = run(layer, direction, x, context)
+    loaded = case.build(torch.float32, device, seed=5)
+    loaded.load_state_dict(layer.state_dict())
+    copies = [loaded, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))]
+    for other in copies:
+        assert_close(run(other, direction, x, context), want, atol=0, rtol=0)
+    assert_close(run(layer.double().float(), direction, x, context), want, atol=0, rtol=0)
+
+
+@DIRECTIONS
+def test_gradients_reach_every_parameter(case, device, direction):
+    layer = case.build(torch.float64, device)
+    x = start(case, direction, torch.float64, device).requires_grad_()
+    y, log_det = run(layer, direction, x, case.context(torch.float64, device))
+    (y.square().sum() + log_det.sum()).backward()
+    for name, parameter in [("input", x), *layer.named_parameters()]:
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@DIRECTIONS
+@pytest.mark.parametrize("batch", [0, 1])
+@pytest.mark.parametrize("training", [False, True])
+def test_small_batches(case, device, direction, batch, training):
+    layer = case.build(torch.float32, device).train(training)
+    x = start(case, direction, torch.float32, device, batch)
+    y, log_det = run(layer, direction, x, case.context(torch.float32, device, batch))
+    assert len(y) == batch and log_det.shape == (batch,)
+    assert y.isfinite().all() and log_det.isfinite().all()
+
+
+@DIRECTIONS
+def test_nan_stays_in_its_sample(case, device, direction):
+    layer = case.build(torch.float32, device)
+    x = start(case, direction, torch.float32, device)
+    context = case.context(torch.float32, device)
+    want, want_log_det = run(layer, direction, x, context)
+    x = x.clone()
+    x[1] = torch.nan
+    y, log_det = run(layer, direction, x, context)
+    others = torch.tensor([0, 2, 3], device=x.device)
+    assert y[1].isnan().all()
+    assert_close(y[others], want[others])
+    assert_close(log_det[others], want_log_det[others])
+
+
+@DIRECTIONS
+def test_takes_strided_input(case, device, direction):
+    layer = case.build(torch.float32, device)
+    x, context = start(case, direction, torch.float32, device), None
+    context = case.context(torch.float32, device)
+    strided = x.movedim(0, -1).contiguous().movedim(-1, 0)
+    assert_close(run(layer, direction, strided, context), run(layer, direction, x, context))
+
+
+def test_is_the_identity_at_initialisation(request, case, device):
+    if request.node.callspec.params["case"] in NOT_IDENTITY:
+        pytest.skip("its name says that it is not the identity")
+    layer = case.make().eval().to(device)
+    x = case.data(torch.float32, device)
+    z, log_det = run(layer, "inverse", x, case.context(torch.float32, device))
+    assert_close(z, x, atol=0, rtol=0)
+    assert_close(log_det, torch.zeros_like(log_det), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["plain", "conditional", "multiscale"])
+def test_works_inside_the_models_of_normflows(case, device, kind):
+    layer = case.build(torch.float32, device)
+    base = nf.distributions.DiagGaussian(case.latent_event or case.event, trainable=False)
+    context = case.context(torch.float32, device)
+    if kind == "multiscale":
+        if context is not None:
+            pytest.skip("normflows.MultiscaleFlow hands no context to its layers")
+        model = nf.MultiscaleFlow([base], [[layer]], [], class_cond=False).to(device)
+        arguments, options = (None,), {}
+    elif kind == "plain" and context is None:
+        model, arguments, options = nf.NormalizingFlow(base, [layer]).to(device), (), {}
+    else:
+        model = nf.ConditionalNormalizingFlow(base, [layer]).to(device)
+        arguments, options = (), {"context": context}
+    x = case.data(torch.float32, device)
+    z, log_det = run(layer, "inverse", x, context)
+    assert_close(model.log_prob(x, *arguments, **options), base.log_prob(z) + log_det)
+    samples, log_prob = model.sample(4, **options)
+    assert samples.shape == x.shape
+    assert_close(model.log_prob(samples, *arguments, **options), log_prob, atol=1e-4, rtol=1e-4)
+
+
+def test_context_reaches_the_layer(case, device):
+    context = case.context(torch.float32, device)
+    layer = case.build(torch.float32, device)
+    x = case.data(torch.float32, device)
+    if context is None:
+        ignored = torch.randn(4, 3, device=device)
+        assert_close(layer.inverse(x, context=ignored), layer.inverse(x), atol=0, rtol=0)
+    else:
+        one, other = (layer.inverse(x, context=c)[0] for c in (context, context + 1))
+        assert not torch.allclose(one, other)
+
+
+def test_every_public_layer_is_in_the_registry():
+    registered = {name.split("-")[0] for name in LAYERS}
+    models = {"MixerFlow"}
+    public = {
+        name
+        for name in mb.__all__
+        if isinstance(getattr(mb, name), type) and issubclass(getattr(mb, name), nf.flows.Flow)
+    }
+    assert public - models == registered

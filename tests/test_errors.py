@@ -1,0 +1,172 @@
+"""What a user reads who passes the wrong thing."""
+
+import normflows as nf
+import pytest
+import torch
+
+import mixer_bijectors as mb
+from mixer_bijectors import images
+
+
+def tiny(**options):
+    return mb.MixerFlow((3, 4, 4), 2, num_layers=1, hidden_features=4, shift_every=0, **options)
+
+
+X, IMAGES = torch.randn(2, 5), torch.randn(2, 3, 4, 4)
+CONDITIONAL = mb.Coupling(5, context_features=3)
+ERRORS = {
+    "height": (
+        lambda: mb.Patchify((3, 30, 32), 4),
+        ValueError,
+        "Patchify: image height 30 is not divisible by patch height 4",
+    ),
+    "width": (
+        lambda: mb.Patchify((3, 32, 30), 4),
+        ValueError,
+        "Patchify: image width 30 is not divisible by patch width 4",
+    ),
+    "patch of no pixels": (
+        lambda: mb.Patchify((3, 32, 32), 0),
+        ValueError,
+        "Patchify: image height 32 is not divisible by patch height 0",
+    ),
+    "model of an image that does not divide": (
+        lambda: mb.MixerFlow((3, 28, 30), 4),
+        ValueError,
+        "Patchify: image width 30 is not divisible by patch width 4",
+    ),
+    "image shape": (
+        lambda: mb.Patchify((3, 4, 4), 2).inverse(torch.randn(2, 3, 6, 4)),
+        ValueError,
+        r"Patchify: expected shape (batch, 3, 4, 4), got (2, 3, 6, 4)",
+    ),
+    "channels": (
+        lambda: tiny().log_prob(torch.randn(2, 1, 4, 4)),
+        ValueError,
+        "MixerFlow: expected shape (batch, 3, 4, 4), got (2, 1, 4, 4)",
+    ),
+    "integer images": (
+        lambda: tiny().log_prob(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)),
+        TypeError,
+        "expected a floating point tensor, got torch.uint8; convert it with x.float(), or "
+        "8-bit images with images.dequantize(x)",
+    ),
+    "matrix shape": (
+        lambda: mb.Patchify((3, 4, 4), 2)(torch.randn(2, 4, 11)),
+        ValueError,
+        "Patchify: expected shape (batch, 4, 12), got (2, 4, 11)",
+    ),
+    "a vector to a matrix layer": (
+        lambda: mb.ChannelMixing(mb.ActNorm(5)).inverse(X),
+        ValueError,
+        "ChannelMixing: expected shape (batch, patches, features), got (2, 5)",
+    ),
+    "features": (
+        lambda: mb.LULinear(4).inverse(X),
+        ValueError,
+        "LULinear: expected shape (batch, 4), got (2, 5)",
+    ),
+    "features to shift": (
+        lambda: mb.CyclicShift((1, 4, 4), 2).inverse(torch.randn(2, 4, 3)),
+        ValueError,
+        "CyclicShift: expected shape (batch, 4, 4), got (2, 4, 3)",
+    ),
+    "one feature": (
+        lambda: mb.Coupling(1),
+        ValueError,
+        "Coupling: features must be at least 2, one half for the other, got 1",
+    ),
+    "no context": (
+        lambda: CONDITIONAL.inverse(X),
+        ValueError,
+        "Coupling: built with context_features=3 but called without context; pass a context "
+        "of shape (2, 3)",
+    ),
+    "context size": (
+        lambda: CONDITIONAL(X, torch.randn(2, 4)),
+        ValueError,
+        "Coupling: expected a context of shape (2, 3), got (2, 4)",
+    ),
+    "context batch": (
+        lambda: mb.ChannelMixing(CONDITIONAL).inverse(torch.randn(2, 4, 5), torch.randn(3, 3)),
+        ValueError,
+        "ChannelMixing: expected a context of shape (2, 3), got (3, 3)",
+    ),
+    "shift by nothing": (
+        lambda: mb.Shift(mb.Chain([]), (3, 4, 4), 1),
+        ValueError,
+        "Shift: offset (0, 0) must be positive and smaller than the patch (1, 1)",
+    ),
+    "shift by a patch": (
+        lambda: mb.Shift(mb.Chain([]), (3, 8, 8), 2, offset=2),
+        ValueError,
+        "Shift: offset (2, 2) must be positive and smaller than the patch (2, 2)",
+    ),
+    "shift of a single patch": (
+        lambda: mb.MixerFlow((3, 4, 4), 4, num_layers=4),
+        ValueError,
+        "Shift: image (4, 4) has no whole patch (4, 4) left inside a frame of (2, 2) pixels",
+    ),
+    "labels to an unconditional model": (
+        lambda: tiny().log_prob(IMAGES, torch.tensor([0, 1])),
+        ValueError,
+        "MixerFlow: got labels, but the model is unconditional; build it with num_classes",
+    ),
+    "no labels": (
+        lambda: tiny(num_classes=2).log_prob(IMAGES),
+        ValueError,
+        "MixerFlow: built with num_classes=2 but called without labels; pass integer labels "
+        "of shape (2,)",
+    ),
+    "labels for another batch": (
+        lambda: tiny(num_classes=2).sample(3, torch.tensor([0, 1])),
+        ValueError,
+        "MixerFlow: expected labels of shape (3,), got (2,)",
+    ),
+    "labels that are not integers": (
+        lambda: tiny(num_classes=2).log_prob(IMAGES, torch.zeros(2)),
+        TypeError,
+        "MixerFlow: expected integer labels, got torch.float32",
+    ),
+    "labels out of range": (
+        lambda: tiny(num_classes=2).log_prob(IMAGES, torch.tensor([0, 2])),
+        ValueError,
+        "MixerFlow: labels must be from 0 to 1, got 2",
+    ),
+    "temperature": (
+        lambda: tiny(base=nf.distributions.Uniform((4, 12), -1.0, 1.0)).sample(
+            2, temperature=0.5
+        ),
+        ValueError,
+        "MixerFlow: Uniform has no temperature; use temperature=1.0",
+    ),
+    "dequantize": (
+        lambda: images.dequantize(torch.rand(2, 3)),
+        TypeError,
+        "dequantize: expected images of dtype torch.uint8, got torch.float32",
+    ),
+    "quantize": (
+        lambda: images.quantize(torch.zeros(2, dtype=torch.uint8)),
+        TypeError,
+        "quantize: expected floating point images in [-1, 1), got torch.uint8",
+    ),
+    "grid of nothing": (
+        lambda: images.make_grid(torch.rand(0, 3, 4, 4)),
+        ValueError,
+        "make_grid: expected at least one image of shape (batch, 1 or 3, height, width), got "
+        "(0, 3, 4, 4)",
+    ),
+    "one sample to check": (
+        lambda: mb.check_bijection(mb.ActNorm(5), X[:1]),
+        ValueError,
+        "check_bijection: x must hold at least 2 samples to compare, got 1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), ERRORS.values(), ids=ERRORS.keys())
+def test_one_sentence_says_what_to_change(call, error, message):
+    with pytest.raises(error) as caught:
+        call()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

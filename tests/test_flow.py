@@ -1,0 +1,88 @@
+"""How flows are called."""
+
+import normflows as nf
+import pytest
+import torch
+from torch.testing import assert_close
+
+import mixer_bijectors as mb
+from mixer_bijectors.flow import apply_flow
+
+
+class Foreign(nf.flows.Flow):
+    """A flow with its own idea of what a log-determinant is."""
+
+    def __init__(self, log_det):
+        super().__init__()
+        self.log_det = log_det
+
+    def forward(self, z):
+        return z, self.log_det
+
+    def inverse(self, x):
+        return x, self.log_det
+
+
+@pytest.mark.parametrize(
+    "log_det",
+    [2, 2.0, torch.tensor(2.0), torch.tensor([2.0]), torch.full((3,), 2.0)],
+    ids=["int", "float", "0-d", "one", "batch"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_det_is_broadcast_to_the_batch(log_det, dtype):
+    x = torch.randn(3, 5, dtype=dtype)
+    for run in (mb.Chain([Foreign(log_det)]), mb.Chain([Foreign(log_det)]).inverse):
+        assert_close(run(x)[1], torch.full((3,), 2.0, dtype=dtype))
+
+
+def test_chain_runs_in_the_order_of_normflows():
+    flows = [mb.Elementwise(4), mb.LULinear(4, identity_init=False)]
+    torch.nn.init.normal_(flows[0].params)
+    z = torch.randn(3, 4)
+    composite = nf.flows.Composite if hasattr(nf.flows, "Composite") else None
+    want, log_det = flows[1](flows[0](z)[0])[0], flows[0](z)[1] + flows[1](z)[1]
+    assert_close(mb.Chain(flows)(z), (want, log_det))
+    if composite is not None:
+        assert_close(composite(flows)(z), (want, log_det))
+
+
+def test_context_goes_to_flows_that_take_one():
+    class Scaled(nf.flows.Flow):
+        def forward(self, z, context):
+            return z * context, context.abs().log().sum(1)
+
+        def inverse(self, x, **options):
+            return x / options["context"], -options["context"].abs().log().sum(1)
+
+    chain = mb.Chain([Scaled(), nf.flows.ActNorm(4), mb.ActNorm(4)]).eval()
+    x, context = torch.randn(3, 4), torch.rand(3, 4) + 1
+    z, log_det = chain.inverse(x, context)
+    back, log_det_back = chain(z, context)
+    assert_close((back, log_det_back), (x, -log_det), atol=1e-5, rtol=1e-5)
+
+
+def test_forward_hooks_run():
+    seen = []
+    layer = mb.ActNorm(4).eval()
+    layer.register_forward_hook(lambda *_: seen.append(1))
+    apply_flow(layer, torch.randn(3, 4))
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16])
+def test_autocast_keeps_the_precision_of_the_flow(precision):
+    model = mb.MixerFlow((3, 8, 8), 2, num_layers=2, hidden_features=16)
+    x = torch.rand(4, 3, 8, 8) * 2 - 1
+    model.train().log_prob(x)
+    for name, parameter in model.named_parameters():
+        if "net.final" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    model.eval()
+    want, want_log_det = model.inverse_and_log_det(x)
+    with torch.autocast("cpu", precision):
+        z, log_det = model.inverse_and_log_det(x)
+        back = model(z)
+    assert z.dtype == log_det.dtype == torch.float32
+    assert_close(back, x, atol=1e-4, rtol=0)
+    assert_close(z, want, atol=5e-2, rtol=5e-2)
+    assert_close(log_det, want_log_det, atol=0.5, rtol=1e-2)

@@ -1,0 +1,143 @@
+"""Linear, univariate, elementwise and coupling layers against closed forms and peers."""
+
+import math
+
+import normflows as nf
+import pytest
+import torch
+import zuko
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+import mixer_bijectors as mb
+from mixer_bijectors import nets
+
+UNIVARIATES = [mb.Additive(), mb.Affine()]
+finite = st.floats(-1e3, 1e3, width=32)
+
+
+@pytest.mark.parametrize("identity_init", [True, False])
+def test_lu_linear_is_its_matrix(identity_init):
+    layer = mb.LULinear(6, identity_init=identity_init).double()
+    torch.nn.init.normal_(layer.factors, std=0.5)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    z, log_det = layer.inverse(x)
+    assert_close(z, x @ layer.weight().T)
+    assert_close(log_det, torch.linalg.slogdet(layer.weight()).logabsdet.expand(4))
+    assert_close(layer(x)[0], torch.linalg.solve(layer.weight(), x.T).T)
+
+
+def test_lu_linear_rotation_is_orthogonal():
+    weight = mb.LULinear(16, identity_init=False).weight()
+    assert_close(weight @ weight.T, torch.eye(16), atol=1e-5, rtol=0)
+
+
+def test_lu_linear_agrees_with_normflows():
+    theirs = nf.flows.LULinearPermute(5, identity_init=False).double()
+    torch.nn.init.normal_(theirs.linear.lower_entries)
+    torch.nn.init.normal_(theirs.linear.upper_entries)
+    lower, upper = theirs.linear._create_lower_upper()
+    ours = mb.LULinear(5).double()
+    with torch.no_grad():
+        ours.factors.copy_(lower.tril(-1) + upper.triu(1) + upper.diagonal().log().diag())
+    x = torch.randn(3, 5, dtype=torch.float64)
+    permuted, _ = theirs.permutation(x)
+    assert_close(ours.inverse(permuted), theirs.inverse(x))
+
+
+def test_ill_conditioned_lu_linear_inverts_in_float64():
+    layer = mb.LULinear(64).double()
+    torch.nn.init.normal_(layer.factors, std=0.2)
+    x = torch.randn(100, 64, dtype=torch.float64)
+    residual = layer(layer.inverse(x)[0])[0] - x
+    assert residual.abs().max() < 1e-13 * torch.linalg.cond(layer.weight())
+
+
+@pytest.mark.parametrize("univariate", UNIVARIATES, ids=repr)
+class TestUnivariate:
+    @given(x=finite, params=st.lists(finite, min_size=2, max_size=2))
+    def test_round_trip_and_derivative(self, univariate, x, params):
+        x = torch.tensor([x], dtype=torch.float64, requires_grad=True)
+        params = torch.tensor([params[: univariate.num_params]], dtype=torch.float64)
+        y, log_derivative = univariate(x, params)
+        (slope,) = torch.autograd.grad(y.sum(), x)
+        assert_close(log_derivative, slope.log())
+        back, log_derivative_back = univariate(y, params, inverse=True)
+        assert_close(back, x, atol=1e-9, rtol=1e-9)
+        assert_close(log_derivative_back, -log_derivative)
+
+    def test_zero_parameters_are_the_identity(self, univariate):
+        x = torch.randn(3, 4)
+        for inverse in (False, True):
+            y, log_derivative = univariate(x, torch.zeros(3, 4, univariate.num_params), inverse)
+            assert torch.equal(y, x)
+            assert not log_derivative.any()
+
+    def test_half_precision_keeps_log_derivatives_in_float32(self, univariate):
+        x, params = torch.randn(3).bfloat16(), torch.randn(3, univariate.num_params).bfloat16()
+        y, log_derivative = univariate(x, params)
+        assert (y.dtype, log_derivative.dtype) == (torch.bfloat16, torch.float32)
+
+    @pytest.mark.parametrize("scale", [1.0, 1e3, 1e30])
+    def test_extreme_parameters_stay_finite(self, univariate, scale):
+        x = torch.randn(1000, requires_grad=True)
+        params = (scale * torch.randn(1000, univariate.num_params)).requires_grad_()
+        for inverse in (False, True):
+            y, log_derivative = univariate(x, params, inverse)
+            gradients = torch.autograd.grad(y.sum() + log_derivative.sum(), (x, params))
+            assert all(t.isfinite().all() for t in (y, log_derivative, *gradients))
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_affine_agrees_with_zuko(scale):
+    x = torch.randn(50, dtype=torch.float64)
+    params = scale * torch.randn(50, 2, dtype=torch.float64)
+    theirs = zuko.transforms.MonotonicAffineTransform(
+        params[:, 1], params[:, 0], slope=math.exp(-mb.Affine.max_log_scale)
+    )
+    y, log_derivative = mb.Affine()(x, params)
+    assert_close(y, theirs(x))
+    assert_close(log_derivative, theirs.log_abs_det_jacobian(x, y))
+    assert_close(mb.Affine()(y, params, inverse=True)[0], theirs.inv(y))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("features", [2, 5, 6])
+def test_coupling_keeps_one_half(features, reverse):
+    layer = mb.Coupling(features, hidden_features=8, reverse=reverse)
+    torch.nn.init.normal_(layer.net.final.weight)
+    x = torch.randn(4, features)
+    same = (layer.inverse(x)[0] == x).all(0)
+    first = torch.arange(features) < (features + 1) // 2
+    assert torch.equal(same, ~first if reverse else first)
+
+
+def test_coupling_agrees_with_normflows():
+    """Same net, with its outputs interleaved as normflows expects them."""
+    ours = mb.Coupling(6, mb.Additive(), hidden_features=8)
+    torch.nn.init.normal_(ours.net.final.weight)
+    theirs = nf.flows.AffineCouplingBlock(ours.net, scale=False)
+    x = torch.randn(4, 6)
+    assert_close(ours.inverse(x), theirs.inverse(x))
+    assert_close(ours(x), theirs(x))
+
+
+def test_coupling_takes_any_net():
+    class Sum(torch.nn.Module):
+        def __init__(self, in_features, out_features, *, hidden_features, context_features):
+            super().__init__()
+            self.out_features = out_features
+
+        def forward(self, x, context=None):
+            return x.sum(1, keepdim=True).tanh().expand(-1, self.out_features)
+
+    mb.check_bijection(mb.Coupling(5, net=Sum), torch.randn(3, 5))
+
+
+def test_residual_mlp_reads_context_and_starts_at_zero():
+    net = nets.ResidualMLP(4, 6, hidden_features=8, num_blocks=1, context_features=2)
+    x, context = torch.randn(7, 4), torch.randn(7, 2)
+    assert not net(x, context).any()
+    torch.nn.init.normal_(net.final.weight)
+    assert not torch.allclose(net(x, context), net(x, context + 1))

@@ -1,0 +1,143 @@
+"""The MixerFlow model."""
+
+import normflows as nf
+import pytest
+import torch
+from torch.testing import assert_close
+
+import mixer_bijectors as mb
+
+
+def small(**options):
+    options = {"num_layers": 2, "hidden_features": 16, "shift_every": 2, **options}
+    return mb.MixerFlow((3, 8, 12), (4, 2), **options)
+
+
+def perturbed(model, scale=0.1):
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=scale)
+    return model.eval()
+
+
+VARIANTS = {
+    "affine": {},
+    "additive": {"univariate": mb.Additive()},
+    "no shift": {"shift_every": 0},
+    "classes": {"num_classes": 4},
+    "maf over patches": {"patch_flow": lambda n: nf.flows.MaskedAffineAutoregressive(n, n)},
+    "spline over channels": {
+        "channel_flow": lambda n: nf.flows.CoupledRationalQuadraticSpline(n, 1, 8)
+    },
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_train_and_invert(name):
+    model = small(**VARIANTS[name])
+    x = torch.rand(16, 3, 8, 12) * 2 - 1
+    labels = torch.arange(16) % 4 if model.num_classes else None
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(15):
+        loss = model.forward_kld(x, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 1
+    model = model.eval().double()
+    z, log_det = model.inverse_and_log_det(x.double(), labels)
+    back, log_det_back = model.forward_and_log_det(z, labels)
+    assert_close(back, x.double(), atol=1e-8, rtol=0)
+    assert_close(log_det_back, -log_det, atol=1e-7, rtol=0)
+
+
+def test_log_prob_is_the_change_of_variables():
+    model = perturbed(
+        mb.MixerFlow((3, 4, 4), 2, num_layers=2, hidden_features=8, shift_every=2)
+    )
+    model = model.double()
+    x = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda x: model.embed(x[None])[0], x[0])
+    log_det = torch.linalg.slogdet(jacobian.reshape(48, 48)).logabsdet
+    z = model.embed(x)
+    normal = torch.distributions.Normal(0.0, 1.0)
+    assert_close(model.log_prob(x)[0], normal.log_prob(z[0]).sum() + log_det)
+
+
+def test_is_a_model_of_normflows():
+    model = perturbed(small())
+    assert isinstance(model, nf.NormalizingFlow)
+    x = torch.rand(5, 3, 8, 12)
+    for method in ("log_prob", "forward_kld", "inverse"):
+        want = getattr(nf.NormalizingFlow, method)(model, x)
+        assert_close(getattr(model, method)(x), want)
+    z = model.inverse(x)
+    assert_close(model.forward_and_log_det(z), nf.NormalizingFlow.forward_and_log_det(model, z))
+    torch.manual_seed(0)
+    samples = model.sample(3)
+    torch.manual_seed(0)
+    assert_close(samples, nf.NormalizingFlow.sample(model, 3))
+    assert_close(model.log_prob(samples[0]), samples[1], atol=1e-3, rtol=1e-4)
+    assert model.embed(x).shape == (5, 3 * 8 * 12)
+
+
+def test_is_the_identity_at_initialisation():
+    model = mb.MixerFlow((3, 16, 16), num_layers=4, hidden_features=8).eval()
+    x = torch.randn(2, 3, 16, 16)
+    assert_close(model.inverse(x), mb.Patchify((3, 16, 16), 4).inverse(x)[0])
+
+
+def test_classes_change_the_density():
+    model = perturbed(small(num_classes=3))
+    x = torch.rand(1, 3, 8, 12)
+    bits = [model.log_prob(x, torch.tensor([label])).item() for label in range(3)]
+    assert len(set(bits)) == 3
+    samples, log_prob = model.sample(3, torch.tensor([0, 1, 2]))
+    assert_close(
+        model.log_prob(samples, torch.tensor([0, 1, 2])), log_prob, atol=1e-2, rtol=1e-4
+    )
+
+
+def test_temperature_narrows_the_samples():
+    model = small().eval()
+    wide, narrow = (model.sample(200, temperature=t)[0].std() for t in (1.0, 0.5))
+    assert_close(narrow / wide, torch.tensor(0.5), atol=0.02, rtol=0)
+    assert model.q0.temperature is None
+
+
+def test_a_base_of_ones_own():
+    base = nf.distributions.DiagGaussian((12, 24))
+    model = small(base=base)
+    assert model.q0 is base
+    assert len(list(model.q0.parameters())) == 2
+
+
+def test_keeps_float64():
+    model = small().double()
+    assert model.log_prob(torch.rand(2, 3, 8, 12, dtype=torch.float64)).dtype == torch.float64
+    assert model.sample(2)[1].dtype == torch.float64
+
+
+def test_the_paper_s_model():
+    """30 layers, patches of 4 x 4, every fourth layer shifted; on no device at all."""
+    with torch.device("meta"):
+        model = mb.MixerFlow()
+        assert model.log_prob(torch.empty(2, 3, 32, 32)).shape == (2,)
+    assert sum(p.numel() for p in model.parameters()) == 9_384_204
+    assert sum(isinstance(flow, mb.Shift) for flow in model.flows) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["inverse_and_log_det", "forward_and_log_det"])
+def test_compiles_to_one_graph(direction):
+    torch._dynamo.reset()
+    model = perturbed(small(num_classes=3))
+    x = torch.rand(4, 3, 8, 12)
+    labels = torch.tensor([0, 1, 2, 0])
+    if direction == "forward_and_log_det":
+        x = model.inverse(x, labels)
+    compiled = torch.compile(getattr(model, direction), fullgraph=True)
+    assert_close(
+        compiled(x, labels), getattr(model, direction)(x, labels), atol=1e-4, rtol=1e-4
+    )

@@ -1,0 +1,119 @@
+"""Lifting foreign flows to the mixer matrix."""
+
+import normflows as nf
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+import mixer_bijectors as mb
+
+FEATURES = 6
+
+
+def _residual():
+    net = nf.nets.LipschitzMLP([FEATURES, 16, FEATURES], init_zeros=False, lipschitz_const=0.9)
+    return nf.flows.Residual(net, n_exact_terms=20, reduce_memory=False)
+
+
+FOREIGN = {
+    "MaskedAffineAutoregressive": lambda: nf.flows.MaskedAffineAutoregressive(FEATURES, 8),
+    "CoupledRationalQuadraticSpline": lambda: nf.flows.CoupledRationalQuadraticSpline(
+        FEATURES, 1, 8
+    ),
+    "AutoregressiveRationalQuadraticSpline": (
+        lambda: nf.flows.AutoregressiveRationalQuadraticSpline(
+            FEATURES, 1, 8, init_identity=False
+        )
+    ),
+    "LULinearPermute": lambda: nf.flows.LULinearPermute(FEATURES, identity_init=False),
+    "Permute": lambda: nf.flows.Permute(FEATURES, "swap"),
+    "ActNorm": lambda: nf.flows.ActNorm(FEATURES),
+    "AffineCouplingBlock": lambda: nf.flows.AffineCouplingBlock(
+        nf.nets.MLP([FEATURES // 2, 8, FEATURES])
+    ),
+    "Reverse": lambda: nf.flows.Reverse(nf.flows.LULinearPermute(FEATURES)),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("lift", [mb.ChannelMixing, mb.PatchMixing])
+def test_lifts_flows_of_normflows(name, lift):
+    flow = FOREIGN[name]().double()
+    shape = (3, FEATURES) if lift is mb.ChannelMixing else (FEATURES, 3)
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    flow.inverse(torch.randn(32, FEATURES).double())  # lets a data-dependent one initialise
+    mb.check_bijection(lift(flow), x, atol=1e-6)
+
+
+@pytest.mark.parametrize("lift", [mb.ChannelMixing, mb.PatchMixing])
+def test_lifts_a_lipschitz_constrained_residual_flow(lift):
+    flow = lift(_residual()).eval()
+    x = torch.randn(4, *((3, FEATURES) if lift is mb.ChannelMixing else (FEATURES, 3)))
+    z, log_det = flow.inverse(x)
+    back, _ = flow(z)
+    assert_close(back, x, atol=1e-4, rtol=0)
+    assert log_det.shape == (4,)
+
+
+def test_weights_are_shared_and_vectors_are_independent():
+    flow = mb.Coupling(5, hidden_features=8)
+    torch.nn.init.normal_(flow.net.final.weight)
+    x = torch.randn(2, 3, 5)
+    z, log_det = mb.ChannelMixing(flow).inverse(x)
+    one_by_one = [flow.inverse(x[:, patch]) for patch in range(3)]
+    assert_close(z, torch.stack([z for z, _ in one_by_one], dim=1))
+    assert_close(log_det, sum(log_det for _, log_det in one_by_one))
+    transposed, log_det_transposed = mb.PatchMixing(flow).inverse(x.mT)
+    assert_close((transposed.mT, log_det_transposed), (z, log_det))
+
+
+def test_context_is_handed_to_every_patch():
+    flow = mb.Coupling(5, hidden_features=8, context_features=2)
+    torch.nn.init.normal_(flow.net.final.weight)
+    x, context = torch.randn(2, 3, 5), torch.randn(2, 2)
+    z, _ = mb.ChannelMixing(flow).inverse(x, context)
+    assert_close(z, torch.stack([flow.inverse(x[:, i], context)[0] for i in range(3)], dim=1))
+
+
+def test_context_of_a_foreign_flow():
+    flow = nf.flows.MaskedAffineAutoregressive(5, 8, context_features=2)
+    x, context = torch.randn(2, 3, 5), torch.randn(2, 2)
+    z, _ = mb.ChannelMixing(flow).inverse(x, context)
+    want = torch.stack([flow.inverse(x[:, i], context)[0] for i in range(3)], dim=1)
+    assert_close(z, want)
+
+
+def test_pixel_mixing_is_a_1x1_convolution():
+    linear = mb.LULinear(3, identity_init=False)
+    x = torch.randn(2, 3, 4, 5)
+    z, log_det = mb.PixelMixing(linear).inverse(x)
+    weight = linear.weight()
+    assert_close(z, F.conv2d(x, weight[:, :, None, None]))
+    assert_close(log_det, (20 * torch.linalg.slogdet(weight).logabsdet).expand(2))
+
+
+def test_image_layers_drop_into_a_two_level_glow():
+    """Squeeze, GlowBlock and Split of normflows beside matrix layers of ours."""
+    patchify = mb.Patchify((12, 4, 4), 2)
+    ours = mb.Chain(
+        [
+            nf.flows.Reverse(patchify),
+            mb.ChannelMixing(mb.Coupling(48, hidden_features=8)),
+            mb.PatchMixing(mb.Coupling(4, hidden_features=8)),
+            patchify,
+        ]
+    )
+    levels = [
+        [nf.flows.GlowBlock(24, 8), nf.flows.Squeeze()],
+        [ours, mb.PixelMixing(mb.LULinear(12)), nf.flows.GlowBlock(12, 8), nf.flows.Squeeze()],
+    ]
+    bases = [nf.distributions.DiagGaussian(shape) for shape in ((24, 2, 2), (6, 4, 4))]
+    model = nf.MultiscaleFlow(bases, levels, [nf.flows.Merge()], class_cond=False)
+    x = torch.randn(8, 3, 8, 8)
+    loss = model.forward_kld(x)
+    loss.backward()
+    assert loss.isfinite()
+    samples, log_prob = model.sample(4)
+    assert samples.shape == (4, 3, 8, 8)
+    assert_close(model.log_prob(samples, None), log_prob, atol=1e-2, rtol=1e-4)

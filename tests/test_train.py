@@ -1,0 +1,168 @@
+"""The photographs and the training command."""
+
+import csv
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import mixer_bijectors as mb
+from mixer_bijectors.train import photos as photographs
+
+CONFIG = files("mixer_bijectors.train") / "configs" / "photos.yaml"
+
+
+def striped(width, height=50, size=8):
+    """A photo whose pixels say which column of the grid they lie in."""
+    columns = torch.arange(width) // size
+    return columns.to(torch.uint8).expand(3, height, width).contiguous()
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return photographs.load_photos()
+
+
+def test_ten_photographs_are_in_the_wheels(photos):
+    assert len(photos) == 10
+    assert all(photo.dtype == torch.uint8 and photo.shape[0] == 3 for photo in photos)
+    assert all(photo.float().std() > 10 for photo in photos)
+
+
+def test_training_crops_never_touch_another_split():
+    size = 8
+    widths = [40, 95, 160, 163]
+    stripes = [striped(width) for width in widths]
+    crops = photographs.Crops(stripes, size, length=3000)
+    touched = torch.cat([crops[index].unique() for index in range(len(crops))]).unique()
+    splits = {photographs.column_split(int(column)) for column in touched}
+    assert splits == {"train"}
+    # and they reach every column of training that is whole
+    assert {c for c in range(163 // size) if photographs.column_split(c) == "train"} <= set(
+        touched.tolist()
+    )
+
+
+@pytest.mark.parametrize("size", [8, 32, 64])
+def test_positions_are_all_that_keep_clear(size):
+    for width in (size, 5 * size, 451, 1000):
+        got = set(photographs.crop_positions(width, size))
+        for left in range(width - size + 1):
+            columns = {x // size for x in range(left, left + size)}
+            clear = all(photographs.column_split(column) == "train" for column in columns)
+            assert (left in got) == clear
+
+
+def test_splits_are_disjoint_and_whole():
+    stripe = striped(160)
+    for split in ("val", "test"):
+        patches = photographs.grid_patches([stripe], 8, split)
+        columns = patches.flatten(1).unique(dim=0)
+        assert (columns == columns[:, :1]).all(), "a patch lies in one column"
+        expected = [c for c in range(20) if photographs.column_split(c) == split]
+        assert sorted(columns[:, 0].tolist()) == expected
+        assert len(patches) == len(expected) * (50 // 8)
+    assert [c for c in range(20) if photographs.column_split(c) == "test"] == [4, 9, 14, 19]
+
+
+def test_crops_come_from_everywhere_and_are_mirrored():
+    ramp = torch.arange(64, dtype=torch.uint8).expand(3, 40, 64).contiguous()
+    crops = photographs.Crops([ramp, ramp[:, :20]], 8, length=500)
+    lefts = {int(crops[i].min()) for i in range(len(crops))}
+    mirrored = [bool(crops[i][0, 0, 0] > crops[i][0, 0, -1]) for i in range(len(crops))]
+    assert lefts == set(photographs.crop_positions(64, 8))
+    assert 0.4 < sum(mirrored) / len(mirrored) < 0.6
+
+
+def test_crops_too_large_for_every_photo():
+    with pytest.raises(ValueError, match="no photo is large enough for crops of 99 x 99"):
+        photographs.Crops([striped(64)], 99, length=1)
+
+
+def test_seeded_crops_repeat(photos):
+    crops = photographs.Crops(photos, 32, length=5)
+    torch.manual_seed(7)
+    first = torch.stack([crops[i] for i in range(5)])
+    torch.manual_seed(7)
+    assert torch.equal(first, torch.stack([crops[i] for i in range(5)]))
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "mixer_bijectors.train", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+SMALL = [
+    *("--model.flow.init_args.num_layers", 1),
+    *("--model.flow.init_args.hidden_features", 8),
+    *("--data.init_args.batches_per_epoch", 3),
+    *("--trainer.enable_progress_bar", "false"),
+]
+
+
+@pytest.mark.slow
+def test_fit_writes_everything_and_resumes(tmp_path):
+    options = ["--config", CONFIG, "--trainer.default_root_dir", tmp_path, *SMALL]
+    done = command("fit", *options, "--trainer.max_steps", 6)
+    assert done.returncode == 0, done.stderr
+    assert "test bits per dimension" in done.stdout
+    folder = tmp_path / "version_0"
+    for name in (
+        "samples.png",
+        "reconstructions.png",
+        "curve.png",
+        "metrics.csv",
+        "config.yaml",
+    ):
+        assert (folder / name).stat().st_size > 0, name
+    assert len(list((folder / "samples").glob("step-*.png"))) == 2
+    assert list(folder.glob("events.out.tfevents.*"))
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    errors = [
+        float(r["val/reconstruction_error"]) for r in rows if r["val/reconstruction_error"]
+    ]
+    assert len(errors) == 2 and max(errors) < 1e-3
+
+    last = folder / "checkpoints" / "last.ckpt"
+    for path in (last, folder / "checkpoints" / "best.ckpt"):
+        state = torch.load(path, weights_only=True)["state_dict"]
+        flow = yaml.safe_load((folder / "config.yaml").read_text())["model"]["flow"]
+        model = mb.MixerFlow(
+            **{k: v for k, v in flow["init_args"].items() if k != "univariate"}
+        )
+        model.load_state_dict({k.removeprefix("flow."): v for k, v in state.items()})
+
+    resumed = command("fit", *options, "--trainer.max_steps", 9, "--ckpt_path", last)
+    assert resumed.returncode == 0, resumed.stderr
+    checkpoint = tmp_path / "version_1" / "checkpoints" / "last.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 9
+
+
+def test_the_core_imports_no_extra():
+    code = (
+        "import sys, mixer_bijectors; "
+        "print({'lightning', 'PIL', 'skimage', 'sklearn', 'jsonargparse'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # nflows imports matplotlib, which imports Pillow, whatever we do
+    assert eval(done.stdout) <= {"PIL"}
+
+
+def test_without_lightning_the_message_names_the_extra():
+    code = "import sys; sys.modules['lightning'] = None; import mixer_bijectors.train"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'pip install "mixer_bijectors[train]"' in done.stderr.splitlines()[-1]
+
+
+def test_paths_of_the_readme_exist():
+    assert (Path(__file__).parents[1] / "mixer_bijectors/train/configs/photos.yaml").exists()
