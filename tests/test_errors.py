@@ -103,9 +103,15 @@ ERRORS = {
         "Shift: offset (2, 2) must be positive and smaller than the patch (2, 2)",
     ),
     "shift of a single patch": (
-        lambda: mb.MixerFlow((3, 4, 4), 4, num_layers=4),
+        lambda: mb.Shift(mb.Chain([]), (3, 4, 4), 4),
         ValueError,
         "Shift: image (4, 4) has no whole patch (4, 4) left inside a frame of (2, 2) pixels",
+    ),
+    "a model with a single patch in its shifted layers": (
+        lambda: mb.MixerFlow((3, 8, 8), 4, num_layers=4),
+        ValueError,
+        "MixerFlow: a 1 x 48 mixer matrix of image (3, 4, 4) and patch (4, 4) is too small to "
+        "mix; change patch_size, or leave out shifted layers with shift_every=0",
     ),
     "labels to an unconditional model": (
         lambda: tiny().log_prob(IMAGES, torch.tensor([0, 1])),

@@ -55,8 +55,8 @@ class MixerFlow(nf.NormalizingFlow):
 
     Raises:
         TypeError: images that are not floating point, labels that are not integers.
-        ValueError: an image not divisible into patches (on construction), images of another
-            shape, labels missing, out of range or given to an unconditional model.
+        ValueError: an image not divisible into patches or with a single one (on construction),
+            images of another shape, labels missing, out of range or given to an unconditional model.
 
     References:
         English et al., MixerFlow: MLP-Mixer meets normalising flows, 2023
@@ -104,6 +104,12 @@ class MixerFlow(nf.NormalizingFlow):
         )
 
         def mixing_layer(patchify: Patchify) -> Flow:
+            if min(patchify.num_patches, patchify.features) < 2:
+                raise ValueError(
+                    f"MixerFlow: a {patchify.num_patches} x {patchify.features} mixer matrix of "
+                    f"image {patchify.image_shape} and patch {patchify.patch_size} is too small "
+                    "to mix; change patch_size, or leave out shifted layers with shift_every=0"
+                )
             return Chain(
                 [
                     PatchMixing(_step(patchify.num_patches, patch_flow or couplings)),

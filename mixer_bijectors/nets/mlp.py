@@ -13,6 +13,7 @@ class ResidualMLP(nn.Module):
     A linear layer to `hidden_features`, `num_blocks` blocks
     :math:`h + W_2 \, \phi(W_1 \, \phi(h))` with :math:`\phi` a ReLU, and a linear layer to
     `out_features` that starts at zero, so that the layer it conditions starts as the identity.
+    Beside the blocks runs a linear path from input to output.
 
     Args:
         in_features: size of the input.
@@ -55,7 +56,7 @@ class ResidualMLP(nn.Module):
         h = self.initial(x)
         for block in self.blocks:
             h = block(h)
-        return self.final(F.relu(h))
+        return self.final(h)
 
 
 class _Block(nn.Module):
