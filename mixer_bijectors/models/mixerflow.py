@@ -56,7 +56,8 @@ class MixerFlow(nf.NormalizingFlow):
     Raises:
         TypeError: images that are not floating point, labels that are not integers.
         ValueError: an image not divisible into patches or with a single one (on construction),
-            images of another shape, labels missing, out of range or given to an unconditional model.
+            images of another shape, labels missing, out of range or given to an unconditional
+            model.
 
     References:
         English et al., MixerFlow: MLP-Mixer meets normalising flows, 2023
@@ -106,9 +107,10 @@ class MixerFlow(nf.NormalizingFlow):
         def mixing_layer(patchify: Patchify) -> Flow:
             if min(patchify.num_patches, patchify.features) < 2:
                 raise ValueError(
-                    f"MixerFlow: a {patchify.num_patches} x {patchify.features} mixer matrix of "
-                    f"image {patchify.image_shape} and patch {patchify.patch_size} is too small "
-                    "to mix; change patch_size, or leave out shifted layers with shift_every=0"
+                    f"MixerFlow: a {patchify.num_patches} x {patchify.features} mixer matrix "
+                    f"of image {patchify.image_shape} and patch {patchify.patch_size} is too "
+                    "small to mix; change patch_size, or leave out shifted layers with "
+                    "shift_every=0"
                 )
             return Chain(
                 [
@@ -177,8 +179,10 @@ class MixerFlow(nf.NormalizingFlow):
             z, log_prob = self.q0(num_samples)
         elif hasattr(self.q0, "temperature"):
             self.q0.temperature = temperature
-            z, log_prob = self.q0(num_samples)
-            self.q0.temperature = None
+            try:
+                z, log_prob = self.q0(num_samples)
+            finally:
+                self.q0.temperature = None
         else:
             raise ValueError(
                 f"MixerFlow: {type(self.q0).__name__} has no temperature; use temperature=1.0"
