@@ -104,17 +104,10 @@ class Experiment:
         model.train()
         return float(bits_per_dim(torch.cat(log_probs), (3, SIZE, SIZE)).mean())
 
-    def train(
-        self,
-        make: Callable[[], Any],
-        learning_rate: float,
-        budget: float,
-        seed: int,
-        permute: bool,
-        split: str,
-    ) -> dict[str, Any]:
-        torch.manual_seed(seed)
-        model = make()
+    def fit(
+        self, model: Any, learning_rate: float, budget: float, permute: bool = False
+    ) -> tuple[int, float]:
+        """Train for `budget` seconds; returns the steps done and the seconds for each."""
         with torch.no_grad():
             model.log_prob(self.batch(permute))  # initialises ActNorm
         optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.0)
@@ -130,12 +123,26 @@ class Experiment:
             nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
             steps += 1
+        return steps, elapsed / steps
+
+    def run(
+        self,
+        name: str,
+        learning_rate: float,
+        budget: float,
+        seed: int,
+        permute: bool,
+        split: str,
+    ) -> dict[str, Any]:
+        torch.manual_seed(seed)
+        model = ROWS[name]()
+        steps, seconds = self.fit(model, learning_rate, budget, permute)
         bits = self.evaluate(model, split, permute)
         return {
             "parameters": sum(p.numel() for p in model.parameters()),
             "learning rate": learning_rate,
             "steps": steps,
-            "seconds per step": elapsed / steps,
+            "seconds per step": seconds,
             f"{split} bits/dim": bits if math.isfinite(bits) else math.inf,
         }
 
@@ -161,7 +168,7 @@ def main() -> None:
         key = f"{name} | {split} | lr {rate} | {budget:g} s | seed {seed}"
         key += " | permuted" if permute else ""
         if key not in runs:
-            runs[key] = experiment.train(ROWS[name], rate, budget, seed, permute, split)
+            runs[key] = experiment.run(name, rate, budget, seed, permute, split)
             print(key, runs[key], flush=True)
             write_json(arguments.json, runs)
         return runs[key]
