@@ -111,6 +111,17 @@ def test_a_base_of_ones_own():
     assert len(list(model.q0.parameters())) == 2
 
 
+def test_empty_batches_and_nan_pixels():
+    model = perturbed(small())
+    assert model.log_prob(torch.empty(0, 3, 8, 12)).shape == (0,)
+    x = torch.rand(3, 3, 8, 12)
+    want = model.log_prob(x)
+    x[1, 0, 2, 2] = torch.nan
+    log_prob = model.log_prob(x)
+    assert log_prob[1].isnan()
+    assert_close(log_prob[[0, 2]], want[[0, 2]])
+
+
 def test_keeps_float64():
     model = small().double()
     assert model.log_prob(torch.rand(2, 3, 8, 12, dtype=torch.float64)).dtype == torch.float64

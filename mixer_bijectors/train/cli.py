@@ -26,7 +26,12 @@ class FlowCLI(LightningCLI):
 
     def after_fit(self) -> None:
         trainer = self.trainer
-        (metrics,) = trainer.test(datamodule=self.datamodule, ckpt_path="best", verbose=False)
+        checkpoints = trainer.checkpoint_callback
+        # A run that ended before its first validation has no best checkpoint.
+        best = "best" if getattr(checkpoints, "best_model_path", "") else None
+        (metrics,) = trainer.test(
+            self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False
+        )
         if trainer.is_global_zero:
             print(
                 f"test bits per dimension {metrics['test/bits_per_dim']:.3f}, "
