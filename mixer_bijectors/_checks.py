@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["check_context", "check_input", "format_shape"]
+__all__ = ["check_context", "check_input", "format_shape", "is_readable"]
 
 
 def format_shape(*event: int | str) -> str:
@@ -11,11 +11,14 @@ def format_shape(*event: int | str) -> str:
     return f"({', '.join(str(size) for size in ('batch', *event))})"
 
 
-def check_input(layer: str, x: Tensor, *event: int | str) -> None:
+def check_input(layer: str, x: Tensor, *event: int | str, like: Tensor | None = None) -> None:
     """Refuse `x` unless it is floating point and of shape (batch, event...).
 
-    An event size that is a string stands for any size and names it in the message.
+    An event size that is a string stands for any size and names it in the message. `like` is
+    a parameter of the layer, which must not be of lower precision than `x`.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{layer}: expected a tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(
             f"{layer}: expected a floating point tensor, got {x.dtype}; "
@@ -28,19 +31,37 @@ def check_input(layer: str, x: Tensor, *event: int | str) -> None:
         raise ValueError(
             f"{layer}: expected shape {format_shape(*event)}, got {tuple(x.shape)}"
         )
+    if like is not None and torch.promote_types(x.dtype, like.dtype) != like.dtype:
+        raise TypeError(
+            f"{layer}: the input is {x.dtype}, the parameters are {like.dtype}; convert one, "
+            "with x.float() or model.double()"
+        )
 
 
 def check_context(
-    layer: str, context: Tensor | None, batch: int, context_features: int
+    layer: str, context: Tensor | None, batch: int, context_features: int | str
 ) -> None:
-    """Refuse a context that is missing or is not of shape (batch, context_features)."""
+    """Refuse a context that is missing or is not of shape (batch, context_features).
+
+    A string for `context_features` stands for any size and names it in the message.
+    """
     want = f"({batch}, {context_features})"
     if context is None:
         raise ValueError(
             f"{layer}: built with context_features={context_features} but called without "
             f"context; pass a context of shape {want}"
         )
-    if context.shape != torch.Size((batch, context_features)):
+    fits = context.dim() == 2 and len(context) == batch
+    if not (fits and context_features in (context.shape[1], "context_features")):
         raise ValueError(
             f"{layer}: expected a context of shape {want}, got {tuple(context.shape)}"
         )
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether the values of `x` can be looked at without a wait or a break in a graph."""
+    return (
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    )

@@ -51,31 +51,41 @@ class ActNorm(Flow):
         self._initialized = False
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_input("ActNorm", z, self.features)
-        if self.training and not self._initialized:
+        check_input("ActNorm", z, self.features, like=self.shift)
+        if self._awaits_first_batch():
             self._initialize(z, inverse=False)
-        x = torch.addcmul(self.shift, z, self.log_scale.exp())
-        return x, self.log_scale.sum().expand(len(z))
+        x = torch.addcmul(self.shift, z.to(self.shift.dtype), self.log_scale.exp())
+        return x.to(z.dtype), self.log_scale.sum().to(z.dtype).repeat(len(z))
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_input("ActNorm", x, self.features)
-        if self.training and not self._initialized:
+        check_input("ActNorm", x, self.features, like=self.shift)
+        if self._awaits_first_batch():
             self._initialize(x, inverse=True)
         scale = (-self.log_scale).exp()
-        z = torch.addcmul(-self.shift * scale, x, scale)
-        return z, -self.log_scale.sum().expand(len(x))
+        z = torch.addcmul(-self.shift * scale, x.to(scale.dtype), scale)
+        return z.to(x.dtype), -self.log_scale.sum().to(x.dtype).repeat(len(x))
+
+    def _awaits_first_batch(self) -> bool:
+        if self._initialized or not self.training:
+            return False
+        # Read once more before the first batch: the buffer may have come from another rank,
+        # or from the model that this one averages.
+        if not (torch.compiler.is_compiling() or self.initialized.is_meta):
+            self._initialized = bool(self.initialized)
+        return not self._initialized
 
     @torch.no_grad()
     def _initialize(self, batch: Tensor, *, inverse: bool) -> None:
         if len(batch) == 0 and not _is_distributed():
             return
+        batch = batch.to(torch.promote_types(self.shift.dtype, torch.float32))
         finite = batch.isfinite()
         count = _total(finite.to(batch.dtype).sum(0)).clamp(min=1)
         mean = _total(batch.where(finite, 0.0).sum(0)) / count
         # A second pass over the deviations: a mean of squares would cancel for large means.
         std = (_total((batch - mean).where(finite, 0.0).square().sum(0)) / count).sqrt()
         rounding = 16 * torch.finfo(batch.dtype).eps * mean.abs()
-        log_std = std.where(std > rounding, 1.0).log()
+        log_std = std.where((std > rounding) & std.isfinite(), 1.0).log()
         if inverse:
             self.shift.copy_(mean)
             self.log_scale.copy_(log_std)

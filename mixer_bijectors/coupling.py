@@ -27,13 +27,15 @@ class Coupling(Flow):
         context_features: size of the context; 0 for an unconditional layer, which ignores any.
         net: builds the conditioner, called as `net(in_features, out_features,
             hidden_features=..., context_features=...)`; by default `nets.ResidualMLP`. Its
-            output starts at zero for the layer to start as the identity.
+            output holds the first parameter of all features, then the second, and starts at
+            zero for the layer to start as the identity.
         reverse: transform the first half by the second instead.
 
     Shapes: (batch, features) in and out, context (batch, context_features), log_det (batch,).
 
     Raises:
-        TypeError: the input is not floating point.
+        TypeError: the input is not floating point, or of higher precision than the net;
+            `univariate` is a class, or `net` a module instead of what builds one.
         ValueError: fewer than 2 features; an input not of shape (batch, features); a context
             that is missing or not of shape (batch, context_features).
 
@@ -63,6 +65,16 @@ class Coupling(Flow):
             raise ValueError(
                 f"Coupling: features must be at least 2, one half for the other, got {features}"
             )
+        if isinstance(univariate, type):
+            raise TypeError(
+                f"Coupling: univariate must be an instance, {univariate.__name__}(), "
+                "not the class"
+            )
+        if isinstance(net, nn.Module):
+            raise TypeError(
+                f"Coupling: net must build a conditioner from its sizes, got a "
+                f"{type(net).__name__} that is built already; pass a class or a function"
+            )
         self.features = features
         self.context_features = context_features
         self.univariate = univariate
@@ -86,7 +98,7 @@ class Coupling(Flow):
     def _transform(
         self, x: Tensor, context: Tensor | None, inverse: bool
     ) -> tuple[Tensor, Tensor]:
-        check_input("Coupling", x, self.features)
+        check_input("Coupling", x, self.features, like=next(self.net.parameters(), None))
         x1, x2 = x.split(self.sizes, dim=1)
         kept, transformed = (x2, x1) if self.reverse else (x1, x2)
         if self.context_features:

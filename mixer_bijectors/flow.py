@@ -3,12 +3,13 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from normflows.flows import Flow
 from torch import Tensor, nn
 
-__all__ = ["Chain", "Flow", "apply_flow", "apply_flows", "no_autocast"]
+__all__ = ["Chain", "Flow", "apply_flow", "apply_flows", "call_flow", "no_autocast"]
 
 
 @torch.compiler.assume_constant_result
@@ -24,24 +25,37 @@ def _signature_takes_context(function: Callable[..., object]) -> bool:
     )
 
 
+def call_flow(
+    flow: Flow, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+) -> tuple[Tensor, Any]:
+    """Run one direction of `flow`; `context` is handed on if its signature takes one."""
+    method = "inverse" if inverse else "forward"
+    run = flow.inverse if inverse else flow  # calling the module runs its forward hooks
+    # A compiled module has the methods of the one that it wraps.
+    flow_type = type(getattr(flow, "_orig_mod", flow))
+    if context is not None and _takes_context(flow_type, method):
+        return run(x, context=context)
+    return run(x)
+
+
 def apply_flow(
     flow: Flow, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Run one direction of `flow` by this library's conventions, whatever its own are.
 
-    `context` is handed on only to a flow whose signature takes it. A log-determinant that
-    is a number, a 0-d tensor or of shape (1,), as some layers of normflows return it, is
-    broadcast to (batch,).
+    A log-determinant that is a number, a 0-d tensor or of shape (1,), as some layers of
+    normflows return it, is broadcast to (batch,).
     """
-    method = "inverse" if inverse else "forward"
-    run = flow.inverse if inverse else flow  # calling the module runs its forward hooks
-    if context is not None and _takes_context(type(flow), method):
-        y, log_det = run(x, context=context)
-    else:
-        y, log_det = run(x)
+    y, log_det = call_flow(flow, x, context, inverse=inverse)
+    batch = len(x)
     if not isinstance(log_det, Tensor):
-        return y, x.new_full(x.shape[:1], log_det)
-    return y, log_det.to(x.dtype).expand(x.shape[0])
+        return y, x.new_full((batch,), log_det)
+    if log_det.shape not in ((), (1,), (batch,)):
+        raise ValueError(
+            f"{type(flow).__name__} returned a log_det of shape {tuple(log_det.shape)} for a "
+            f"batch of {batch}; expected ({batch},)"
+        )
+    return y, log_det.to(x).expand(batch).contiguous()
 
 
 def apply_flows(

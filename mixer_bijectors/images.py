@@ -29,7 +29,7 @@ def dequantize(
         generator: source of the noise; by default the global one.
 
     Raises:
-        TypeError: `x` is not uint8.
+        TypeError: `x` is not uint8, or `dtype` neither float32 nor float64.
 
     References:
         Theis et al., A note on the evaluation of generative models, 2015
@@ -42,6 +42,8 @@ def dequantize(
     """
     if x.dtype != torch.uint8:
         raise TypeError(f"dequantize: expected images of dtype torch.uint8, got {x.dtype}")
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"dequantize: dtype must be float32 or float64, got {dtype}")
     noise = torch.randint(
         _NOISE_LEVELS, x.shape, generator=generator, dtype=dtype, device=x.device
     )

@@ -66,26 +66,29 @@ class LULinear(Flow):
             return (lower @ upper)[self.permutation]
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_input("LULinear", z, self.features)
+        check_input("LULinear", z, self.features, like=self.factors)
         lower, upper = self._triangles()
         # Batches are rows, so each solve is with the transposed triangle from the right.
-        y = z.index_select(1, self.permutation.argsort())
+        y = z.to(lower.dtype).index_select(1, self.permutation.argsort())
         y = torch.linalg.solve_triangular(
             lower.mT, y, upper=True, left=False, unitriangular=True
         )
         x = torch.linalg.solve_triangular(upper.mT, y, upper=False, left=False)
-        return x, -self._log_abs_det().expand(len(z))
+        return x.to(z.dtype), -self._log_abs_det().to(z.dtype).repeat(len(z))
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_input("LULinear", x, self.features)
+        check_input("LULinear", x, self.features, like=self.factors)
+        weight = self.weight()
         with no_autocast(x):
-            z = F.linear(x, self.weight())
-        return z, self._log_abs_det().expand(len(x))
+            z = F.linear(x.to(weight.dtype), weight)
+        return z.to(x.dtype), self._log_abs_det().to(x.dtype).repeat(len(x))
 
     def _triangles(self) -> tuple[Tensor, Tensor]:
-        diagonal = self.factors.diagonal()
-        lower = self.factors.tril(-1) + torch.ones_like(diagonal).diag()
-        upper = self.factors.triu(1) + (self.sign * diagonal.exp()).diag()
+        # At least float32, as triangular solves do not exist in half precision.
+        factors = self.factors.to(torch.promote_types(self.factors.dtype, torch.float32))
+        diagonal = factors.diagonal()
+        lower = factors.tril(-1) + torch.ones_like(diagonal).diag()
+        upper = factors.triu(1) + (self.sign * diagonal.exp()).diag()
         return lower, upper
 
     def _log_abs_det(self) -> Tensor:

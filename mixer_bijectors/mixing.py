@@ -33,7 +33,7 @@ class _Mixing(Flow):
         leading = rows.shape[:-1]
         copies = leading[1:].numel()
         if context is not None:
-            check_context(name, context, len(x), context.shape[-1])
+            check_context(name, context, len(x), "context_features")
             context = context.unsqueeze(1).expand(-1, copies, -1).flatten(0, 1)
         y, log_det = apply_flow(
             self.flow, rows.reshape(-1, rows.shape[-1]), context, inverse=inverse

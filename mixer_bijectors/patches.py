@@ -1,5 +1,6 @@
 """Mixer geometry: images as matrices of patches, and the patch grid moved over the image."""
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -13,8 +14,8 @@ __all__ = ["CyclicShift", "Patchify", "Shift", "to_pair"]
 
 def to_pair(size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) from a size that stands for both, or from a pair."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(height), int(width)
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    return operator.index(height), operator.index(width)
 
 
 class Patchify(Flow):
@@ -55,13 +56,18 @@ class Patchify(Flow):
 
     def __init__(self, image_shape: Sequence[int], patch_size: int | Sequence[int]) -> None:
         super().__init__()
-        channels, height, width = image_shape
+        if len(image_shape) != 3 or min(image_shape) < 1:
+            raise ValueError(
+                "Patchify: image_shape must be (channels, height, width), "
+                f"got {tuple(image_shape)}"
+            )
+        channels, height, width = map(operator.index, image_shape)
         patch_height, patch_width = to_pair(patch_size)
         for side, image, patch in (
             ("height", height, patch_height),
             ("width", width, patch_width),
         ):
-            if patch < 1 or image < 1 or image % patch:
+            if patch < 1 or image % patch:
                 raise ValueError(
                     f"Patchify: image {side} {image} is not divisible by patch {side} {patch}"
                 )
@@ -169,13 +175,14 @@ class Shift(Flow):
         offsets = _offset(patch_size, offset)
         if not any(offsets) or any(not 0 <= o < p for o, p in zip(offsets, patch)):
             raise ValueError(
-                f"Shift: offset {offsets} must be positive and smaller than the patch {patch}"
+                f"Shift: offset {offsets} must be positive and smaller than the patch {patch}; "
+                "use larger patches, or shift_every=0 in a MixerFlow"
             )
         height, width = ((s - o) // p * p for s, o, p in zip(sides, offsets, patch))
         if not (height and width):
             raise ValueError(
                 f"Shift: image {tuple(sides)} has no whole patch {patch} left inside a frame "
-                f"of {offsets} pixels; use smaller patches or no shift"
+                f"of {offsets} pixels; use smaller patches, or shift_every=0 in a MixerFlow"
             )
         return channels, height, width
 

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from .flow import apply_flow
+from .flow import apply_flow, call_flow
 
 __all__ = ["check_bijection"]
 
@@ -22,11 +22,12 @@ def check_bijection(
     r"""Raise unless `flow` is a bijection with the log-determinants that it says.
 
     Checked in this order, on a copy of the flow in evaluation mode: in the dtype of `x`, the
-    shapes, dtypes and devices of what comes out; then in float64, that values are finite, that
-    a sample's result does not depend on its neighbours in the batch, that `forward` and
-    `inverse` undo each other both ways, values and log-determinants alike, and that each
-    log-determinant equals the log-absolute-determinant of the autograd Jacobian. The Jacobian
-    takes one backward pass for each dimension, so keep events small (up to some hundred).
+    shapes, dtypes and devices of what comes out; then in float64, that values are finite and
+    the same when computed again, that a sample's result does not depend on its neighbours in
+    the batch, that `forward` and `inverse` undo each other both ways, values and
+    log-determinants alike, and that each log-determinant equals the log-absolute-determinant
+    of the autograd Jacobian. The Jacobian takes one backward pass for each dimension, so keep
+    events small (up to some hundred).
 
     Args:
         flow: the flow to check, any `normflows.flows.Flow`.
@@ -77,6 +78,12 @@ def check_bijection(
             end, log_det = apply_flow(flow, start, context, inverse=inverse)
             _check_finite(f"{name}.{here}", "result", end)
             _check_finite(f"{name}.{here}", "log_det", log_det)
+            again = apply_flow(flow, start, context, inverse=inverse)
+            if not (torch.equal(end, again[0]) and torch.equal(log_det, again[1])):
+                raise AssertionError(
+                    f"{name}.{here}: gives another result when it is called again; only a "
+                    "deterministic flow can be checked"
+                )
             for i in range(len(start)):
                 one = slice(i, i + 1)
                 alone, log_det_alone = apply_flow(
@@ -97,7 +104,7 @@ def check_bijection(
             atol,
             rtol,
         )
-        jacobian = _jacobian(flow, start, context, inverse)
+        jacobian = _jacobian(f"{name}.{here}", flow, start, context, inverse)
         _check_close(
             f"{name}.{here}: log_det differs from the autograd Jacobian's",
             log_det,
@@ -110,17 +117,23 @@ def check_bijection(
 def _check_outputs(
     name: str, method: str, flow: nn.Module, x: Tensor, context: Tensor | None
 ) -> Tensor:
-    y, log_det = apply_flow(flow, x, context, inverse=method == "inverse")
-    raw = f"{name}.{method}"
+    y, log_det = call_flow(flow, x, context, inverse=method == "inverse")
+    where = f"{name}.{method}"
     if len(y) != len(x) or y[0].numel() != x[0].numel():
         raise AssertionError(
-            f"{raw}: shape {tuple(x.shape)} became {tuple(y.shape)}, which has another batch "
+            f"{where}: shape {tuple(x.shape)} became {tuple(y.shape)}, which has another batch "
             "size or number of dimensions, so it is no bijection"
+        )
+    if not isinstance(log_det, Tensor):
+        log_det = x.new_tensor(log_det)  # a number stands for all samples, as in normflows
+    if log_det.shape not in ((), (1,), (len(x),)):
+        raise AssertionError(
+            f"{where}: log_det has shape {tuple(log_det.shape)}, expected ({len(x)},)"
         )
     for what, tensor in (("result", y), ("log_det", log_det)):
         if tensor.dtype != x.dtype or tensor.device != x.device:
             raise AssertionError(
-                f"{raw}: {what} is {tensor.dtype} on {tensor.device}, "
+                f"{where}: {what} is {tensor.dtype} on {tensor.device}, "
                 f"the input {x.dtype} on {x.device}"
             )
     return y
@@ -153,11 +166,18 @@ def _position(flat: int, tensor: Tensor) -> tuple[int, ...]:
     return tuple(int(i) for i in index)
 
 
-def _jacobian(flow: nn.Module, x: Tensor, context: Tensor | None, inverse: bool) -> Tensor:
+def _jacobian(
+    where: str, flow: nn.Module, x: Tensor, context: Tensor | None, inverse: bool
+) -> Tensor:
     """(batch, dims, dims), all samples at once: samples are known to be independent by now."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         y, _ = apply_flow(flow, x, context, inverse=inverse)
+        if not y.requires_grad:
+            raise AssertionError(
+                f"{where}: autograd does not see through it, so that its log_det cannot be "
+                "compared with the Jacobian's"
+            )
         outputs = y.flatten(1).sum(0)
         rows = [
             torch.autograd.grad(output, x, retain_graph=True)[0].flatten(1)

@@ -5,7 +5,7 @@ import copy
 import normflows as nf
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed, multiprocessing, nn
 from torch.testing import assert_close
 
 from mixer_bijectors import ActNorm
@@ -86,6 +86,34 @@ def test_loading_says_whether_it_is_initialised():
         assert moved == (source is not trained)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_statistics_of_half_precision_batches(dtype):
+    x = (50 + torch.randn(70_000, 2)).to(dtype)
+    layer = ActNorm(2)
+    z, log_det = layer.inverse(x)
+    assert (z.dtype, log_det.dtype) == (dtype, dtype)
+    assert_close(layer.shift, x.float().mean(0), atol=1e-2, rtol=0)
+    assert_close(layer.log_scale, x.float().std(0).log(), atol=1e-2, rtol=0)
+
+
+def test_a_huge_first_batch_leaves_finite_parameters():
+    layer = ActNorm(2)
+    z, _ = layer.inverse(1e30 * torch.randn(100, 2))
+    assert z.isfinite().all()
+    assert layer.log_scale.isfinite().all()
+
+
+def test_a_buffer_that_was_set_from_outside_counts():
+    trained, other = ActNorm(3), ActNorm(3)
+    trained.inverse(batch())
+    for target, source in zip(
+        (*other.parameters(), *other.buffers()), (*trained.parameters(), *trained.buffers())
+    ):
+        target.data.copy_(source)
+    other.inverse(batch() - 50)
+    assert_close(other.state_dict(), trained.state_dict(), atol=0, rtol=0)
+
+
 def _worker(rank, size, folder, batches):
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size
@@ -93,6 +121,14 @@ def _worker(rank, size, folder, batches):
     layer = ActNorm(3)
     layer.inverse(batches[rank])
     torch.save(layer.state_dict(), f"{folder}/{rank}.pt")
+
+    # DistributedDataParallel hands rank 0's state, restored there alone, to the others.
+    restored = ActNorm(3)
+    if rank == 0:
+        restored.load_state_dict(layer.state_dict())
+    nn.parallel.DistributedDataParallel(restored)
+    restored.inverse(batches[rank] - 50)
+    torch.save(restored.state_dict(), f"{folder}/restored-{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -107,3 +143,6 @@ def test_all_ranks_take_the_statistics_of_the_joint_batch(tmp_path):
     states = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert_close(states[0], states[1], atol=0, rtol=0)
     assert_close(states[0], dict(want.state_dict()), atol=1e-5, rtol=1e-5)
+    for rank in range(2):
+        restored = torch.load(tmp_path / f"restored-{rank}.pt", weights_only=True)
+        assert_close(restored, states[0], atol=0, rtol=0)

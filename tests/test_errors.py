@@ -90,12 +90,13 @@ ERRORS = {
     "context batch": (
         lambda: mb.ChannelMixing(CONDITIONAL).inverse(torch.randn(2, 4, 5), torch.randn(3, 3)),
         ValueError,
-        "ChannelMixing: expected a context of shape (2, 3), got (3, 3)",
+        "ChannelMixing: expected a context of shape (2, context_features), got (3, 3)",
     ),
     "shift by nothing": (
         lambda: mb.Shift(mb.Chain([]), (3, 4, 4), 1),
         ValueError,
-        "Shift: offset (0, 0) must be positive and smaller than the patch (1, 1)",
+        "Shift: offset (0, 0) must be positive and smaller than the patch (1, 1); use larger "
+        "patches, or shift_every=0 in a MixerFlow",
     ),
     "shift by a patch": (
         lambda: mb.Shift(mb.Chain([]), (3, 8, 8), 2, offset=2),
@@ -110,8 +111,9 @@ ERRORS = {
     "a model with a single patch in its shifted layers": (
         lambda: mb.MixerFlow((3, 8, 8), 4, num_layers=4),
         ValueError,
-        "MixerFlow: a 1 x 48 mixer matrix of image (3, 4, 4) and patch (4, 4) is too small to "
-        "mix; change patch_size, or leave out shifted layers with shift_every=0",
+        "MixerFlow: couplings cannot mix the 1 x 48 matrix of image (3, 4, 4) and patch (4, 4)"
+        "; change patch_size, or leave out shifted layers, which have fewer patches, with "
+        "shift_every=0",
     ),
     "labels to an unconditional model": (
         lambda: tiny().log_prob(IMAGES, torch.tensor([0, 1])),
@@ -132,7 +134,66 @@ ERRORS = {
     "labels that are not integers": (
         lambda: tiny(num_classes=2).log_prob(IMAGES, torch.zeros(2)),
         TypeError,
-        "MixerFlow: expected integer labels, got torch.float32",
+        "MixerFlow: expected a tensor of integer labels, got torch.float32",
+    ),
+    "a label that is a number": (
+        lambda: tiny(num_classes=2).sample(2, 1),
+        TypeError,
+        "MixerFlow: expected a tensor of integer labels, got int",
+    ),
+    "negative temperature": (
+        lambda: tiny().sample(2, temperature=-1.0),
+        ValueError,
+        "MixerFlow: temperature must be positive, got -1.0",
+    ),
+    "a base of another shape": (
+        lambda: tiny(base=nf.distributions.DiagGaussian(48)),
+        ValueError,
+        "MixerFlow: the base must have the shape (4, 12) of the latents, (num_patches, "
+        "features), got (48,)",
+    ),
+    "a flow instead of its builder": (
+        lambda: tiny(channel_flow=mb.Coupling(12)),
+        TypeError,
+        "MixerFlow: channel_flow must build a flow from its size, got a Coupling that is built "
+        "already; pass lambda size: ...",
+    ),
+    "a net instead of its builder": (
+        lambda: mb.Coupling(6, net=nf.nets.MLP([3, 8, 6])),
+        TypeError,
+        "Coupling: net must build a conditioner from its sizes, got a MLP that is built "
+        "already; pass a class or a function",
+    ),
+    "a univariate's class": (
+        lambda: mb.Coupling(6, mb.Affine),
+        TypeError,
+        "Coupling: univariate must be an instance, Affine(), not the class",
+    ),
+    "image shape without channels": (
+        lambda: mb.Patchify((28, 28), 4),
+        ValueError,
+        "Patchify: image_shape must be (channels, height, width), got (28, 28)",
+    ),
+    "higher precision than the model": (
+        lambda: tiny().log_prob(IMAGES.double()),
+        TypeError,
+        "LULinear: the input is torch.float64, the parameters are torch.float32; convert one, "
+        "with x.float() or model.double()",
+    ),
+    "an array": (
+        lambda: mb.ActNorm(5).inverse(X.numpy()),
+        TypeError,
+        "ActNorm: expected a tensor, got ndarray",
+    ),
+    "context without a batch": (
+        lambda: mb.ChannelMixing(CONDITIONAL).inverse(torch.randn(2, 4, 5), torch.randn(2)),
+        ValueError,
+        "ChannelMixing: expected a context of shape (2, context_features), got (2,)",
+    ),
+    "dequantize to half precision": (
+        lambda: images.dequantize(torch.zeros(2, dtype=torch.uint8), dtype=torch.bfloat16),
+        TypeError,
+        "dequantize: dtype must be float32 or float64, got torch.bfloat16",
     ),
     "labels out of range": (
         lambda: tiny(num_classes=2).log_prob(IMAGES, torch.tensor([0, 2])),

@@ -39,11 +39,9 @@ def test_chain_runs_in_the_order_of_normflows():
     flows = [mb.Elementwise(4), mb.LULinear(4, identity_init=False)]
     torch.nn.init.normal_(flows[0].params)
     z = torch.randn(3, 4)
-    composite = nf.flows.Composite if hasattr(nf.flows, "Composite") else None
     want, log_det = flows[1](flows[0](z)[0])[0], flows[0](z)[1] + flows[1](z)[1]
     assert_close(mb.Chain(flows)(z), (want, log_det))
-    if composite is not None:
-        assert_close(composite(flows)(z), (want, log_det))
+    assert_close(nf.flows.Composite(flows)(z), (want, log_det))
 
 
 def test_context_goes_to_flows_that_take_one():
@@ -59,6 +57,32 @@ def test_context_goes_to_flows_that_take_one():
     z, log_det = chain.inverse(x, context)
     back, log_det_back = chain(z, context)
     assert_close((back, log_det_back), (x, -log_det), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (3, 5), (2,)])
+def test_a_log_det_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"Foreign returned a log_det of shape .* of 3; exp"):
+        mb.Chain([Foreign(torch.zeros(shape))])(torch.randn(3, 5))
+
+
+def test_a_compiled_layer_takes_context():
+    layer = mb.Coupling(5, context_features=2)
+    torch.nn.init.normal_(layer.net.final.weight)
+    x, context = torch.randn(3, 5), torch.randn(3, 2)
+    chain = mb.Chain([torch.compile(layer, backend="eager")])
+    assert_close(chain(x, context), layer(x, context))
+    assert_close(chain.inverse(x, context), layer.inverse(x, context))
+
+
+def test_hooks_of_all_kinds_run():
+    layer = mb.Coupling(5, hidden_features=8)
+    seen = []
+    for module in layer.net.modules():
+        module.register_full_backward_hook(lambda *_: seen.append("backward"))
+        module.register_forward_hook(lambda *_: seen.append("forward"))
+    x = torch.randn(3, 5, requires_grad=True)
+    layer.inverse(x)[0].sum().backward()
+    assert {"forward", "backward"} <= set(seen)
 
 
 def test_forward_hooks_run():

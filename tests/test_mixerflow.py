@@ -1,5 +1,8 @@
 """The MixerFlow model."""
 
+import copy
+import pickle
+
 import normflows as nf
 import pytest
 import torch
@@ -97,11 +100,32 @@ def test_classes_change_the_density():
     )
 
 
+def test_labels_under_vmap_and_on_another_device():
+    model = perturbed(small(num_classes=3))
+    x, labels = torch.rand(4, 3, 8, 12), torch.tensor([0, 1, 2, 0])
+    each = torch.func.vmap(lambda x, y: model.log_prob(x[None], y[None])[0])(x, labels)
+    assert_close(each, model.log_prob(x, labels), atol=1e-3, rtol=1e-5)
+    assert model.to("meta").log_prob(x.to("meta"), labels).shape == (4,)
+
+
+def test_state_survives():
+    model = perturbed(small(num_classes=3))
+    x, labels = torch.rand(4, 3, 8, 12), torch.tensor([0, 1, 2, 0])
+    want = model.log_prob(x, labels)
+    loaded = small(num_classes=3).eval()
+    loaded.load_state_dict(model.state_dict())
+    for other in (loaded, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert_close(other.log_prob(x, labels), want, atol=0, rtol=0)
+
+
 def test_temperature_narrows_the_samples():
     model = small().eval()
     wide, narrow = (model.sample(200, temperature=t)[0].std() for t in (1.0, 0.5))
     assert_close(narrow / wide, torch.tensor(0.5), atol=0.02, rtol=0)
     assert model.q0.temperature is None
+    model.q0.temperature = 0.5
+    model.sample(2, temperature=0.7)
+    assert model.q0.temperature == 0.5
 
 
 def test_a_base_of_ones_own():

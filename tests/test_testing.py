@@ -64,13 +64,36 @@ class SinglePrecision(Scale):
         return z.float(), log_det
 
 
+class LogDetPerFeature(Scale):
+    def inverse(self, x):
+        return x / 2, -torch.log(torch.full_like(x, 2.0))
+
+
+class LogDetInSinglePrecision(Scale):
+    def inverse(self, x):
+        z, log_det = super().inverse(x)
+        return z, log_det.float()
+
+
+class Random(Scale):
+    def inverse(self, x):
+        z, log_det = super().inverse(x)
+        return z, log_det + torch.randn(())
+
+
+class Detached(Scale):
+    def inverse(self, x):
+        return super().inverse(x.detach())
+
+
 class NotFinite(Scale):
     def inverse(self, x):
         return torch.log(x), super().inverse(x)[1]
 
 
 MISTAKES = {
-    WrongLogDet: "NotInverse",
+    WrongLogDet: "WrongLogDet.forward does not undo WrongLogDet.inverse: log_det of one is not "
+    "minus that of the other by up to 4.16, at index (0,)",
     BothLogDetsWrong: "BothLogDetsWrong.inverse: log_det differs from the autograd Jacobian's "
     "by up to 2.08, at index (0,): -4.15888 against -2.07944",
     NotInverse: "NotInverse.forward does not undo NotInverse.inverse: values differ by up to "
@@ -83,12 +106,13 @@ MISTAKES = {
     WrongShape: "WrongShape.inverse: shape (4, 3) became (4, 2)",
     SinglePrecision: "SinglePrecision.inverse: result is torch.float32 on cpu, the input "
     "torch.float64 on cpu",
+    LogDetPerFeature: "LogDetPerFeature.inverse: log_det has shape (4, 3), expected (4,)",
+    LogDetInSinglePrecision: "LogDetInSinglePrecision.inverse: log_det is torch.float32 on "
+    "cpu, the input torch.float64 on cpu",
+    Random: "Random.inverse: gives another result when it is called again",
+    Detached: "Detached.inverse: autograd does not see through it",
     NotFinite: "NotFinite.inverse: result is not finite in",
 }
-MISTAKES[WrongLogDet] = (
-    "WrongLogDet.forward does not undo WrongLogDet.inverse: log_det of one is not minus that "
-    "of the other by up to 4.16, at index (0,)"
-)
 
 
 def data():

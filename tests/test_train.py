@@ -1,16 +1,22 @@
 """The photographs and the training command."""
 
 import csv
+import re
 import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
 
+import lightning as L
+import normflows as nf
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, TensorDataset
 
 import mixer_bijectors as mb
+from mixer_bijectors.train import DensityEstimation, Pictures
 from mixer_bijectors.train import photos as photographs
 
 CONFIG = files("mixer_bijectors.train") / "configs" / "photos.yaml"
@@ -164,5 +170,47 @@ def test_without_lightning_the_message_names_the_extra():
     assert 'pip install "mixer_bijectors[train]"' in done.stderr.splitlines()[-1]
 
 
-def test_paths_of_the_readme_exist():
-    assert (Path(__file__).parents[1] / "mixer_bijectors/train/configs/photos.yaml").exists()
+def test_the_readme_s_run_command_names_a_config_that_exists():
+    root = Path(__file__).parents[1]
+    command_line = re.search(
+        r"mixer-bijectors fit --config (\S+)", (root / "README.md").read_text()
+    )
+    assert (root / command_line[1]).samefile(CONFIG)
+
+
+class LabelledNoise(L.LightningDataModule):
+    """Eight images with labels, for a class-conditional model."""
+
+    def train_dataloader(self):
+        x = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
+        return DataLoader(TensorDataset(x, torch.arange(8) % 3), batch_size=4)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+@pytest.mark.parametrize("kind", ["conditional", "float64", "normflows"])
+def test_the_module_trains_other_models(tmp_path, kind):
+    if kind == "normflows":
+        patchify = mb.Patchify((1, 8, 8), 4)
+        base = nf.distributions.DiagGaussian((4, 16))
+        flow = nf.NormalizingFlow(base, [mb.ChannelMixing(mb.LULinear(16)), patchify])
+    else:
+        classes = 3 if kind == "conditional" else 0
+        flow = mb.MixerFlow((1, 8, 8), 2, num_layers=1, hidden_features=8, num_classes=classes)
+    data = LabelledNoise()
+    if kind != "conditional":
+        images = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
+        data.train_dataloader = data.val_dataloader = lambda: DataLoader(images, batch_size=4)
+    trainer = L.Trainer(
+        max_steps=3,
+        accelerator="cpu",
+        precision="64-true" if kind == "float64" else "32-true",
+        default_root_dir=tmp_path,
+        logger=CSVLogger(tmp_path),
+        callbacks=[Pictures(num_samples=4)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(DensityEstimation(flow, warmup_steps=0), datamodule=data)
+    assert trainer.global_step == 3
+    assert (Path(trainer.log_dir) / "reconstructions.png").exists()

@@ -8,7 +8,7 @@ import normflows as nf
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_input
+from .._checks import check_input, is_readable
 from ..actnorm import ActNorm
 from ..coupling import Coupling
 from ..flow import Chain, Flow, apply_flows
@@ -46,7 +46,9 @@ class MixerFlow(nf.NormalizingFlow):
             number of patches, which is smaller in shifted layers.
         univariate: the couplings' elementwise bijection.
         net: the couplings' conditioner, see `Coupling`.
-        num_classes: number of classes; 0 makes an unconditional model.
+        num_classes: number of classes; 0 makes an unconditional model. Flows that
+            `channel_flow` and `patch_flow` build get the labels, one-hot, as their context if
+            they take one: build those of normflows with `context_features=num_classes`.
         base: distribution of the latents of shape (num_patches, features), by default a
             standard normal.
 
@@ -54,10 +56,12 @@ class MixerFlow(nf.NormalizingFlow):
     latents (batch, num_patches, features), log-probabilities (batch,).
 
     Raises:
-        TypeError: images that are not floating point, labels that are not integers.
+        TypeError: images that are not floating point or of higher precision than the model,
+            labels that are not a tensor of integers, a flow where a builder is expected.
         ValueError: an image not divisible into patches or with a single one (on construction),
-            images of another shape, labels missing, out of range or given to an unconditional
-            model.
+            a base of another shape than the latents; images of another shape; labels missing,
+            out of range (looked at on the CPU only) or given to an unconditional model; a
+            temperature that is not positive.
 
     References:
         English et al., MixerFlow: MLP-Mixer meets normalising flows, 2023
@@ -95,6 +99,12 @@ class MixerFlow(nf.NormalizingFlow):
         base: nf.distributions.BaseDistribution | None = None,
     ) -> None:
         patchify = Patchify(image_shape, patch_size)
+        for name, build in (("channel_flow", channel_flow), ("patch_flow", patch_flow)):
+            if isinstance(build, nn.Module):
+                raise TypeError(
+                    f"MixerFlow: {name} must build a flow from its size, got a "
+                    f"{type(build).__name__} that is built already; pass lambda size: ..."
+                )
         couplings = partial(
             _couplings,
             univariate=univariate,
@@ -105,12 +115,13 @@ class MixerFlow(nf.NormalizingFlow):
         )
 
         def mixing_layer(patchify: Patchify) -> Flow:
-            if min(patchify.num_patches, patchify.features) < 2:
+            sizes = ((patchify.num_patches, patch_flow), (patchify.features, channel_flow))
+            if any(size < 2 and flow is None for size, flow in sizes):
                 raise ValueError(
-                    f"MixerFlow: a {patchify.num_patches} x {patchify.features} mixer matrix "
-                    f"of image {patchify.image_shape} and patch {patchify.patch_size} is too "
-                    "small to mix; change patch_size, or leave out shifted layers with "
-                    "shift_every=0"
+                    f"MixerFlow: couplings cannot mix the {patchify.num_patches} x "
+                    f"{patchify.features} matrix of image {patchify.image_shape} and patch "
+                    f"{patchify.patch_size}; change patch_size, or leave out shifted layers, "
+                    "which have fewer patches, with shift_every=0"
                 )
             return Chain(
                 [
@@ -129,6 +140,11 @@ class MixerFlow(nf.NormalizingFlow):
         latent_shape = (patchify.num_patches, patchify.features)
         if base is None:
             base = nf.distributions.DiagGaussian(latent_shape, trainable=False)
+        elif tuple(getattr(base, "shape", latent_shape)) != latent_shape:
+            raise ValueError(
+                f"MixerFlow: the base must have the shape {latent_shape} of the latents, "
+                f"(num_patches, features), got {tuple(base.shape)}"
+            )
         # normflows lists flows from latent to data.
         super().__init__(base, layers[::-1])
         self.image_shape = patchify.image_shape
@@ -175,14 +191,16 @@ class MixerFlow(nf.NormalizingFlow):
         have the `temperature` attribute of normflows' Gaussians; the log-densities are then
         those of the tempered model.
         """
+        if not temperature > 0:
+            raise ValueError(f"MixerFlow: temperature must be positive, got {temperature}")
         if temperature == 1.0:
             z, log_prob = self.q0(num_samples)
         elif hasattr(self.q0, "temperature"):
-            self.q0.temperature = temperature
+            before, self.q0.temperature = self.q0.temperature, temperature
             try:
                 z, log_prob = self.q0(num_samples)
             finally:
-                self.q0.temperature = None
+                self.q0.temperature = before
         else:
             raise ValueError(
                 f"MixerFlow: {type(self.q0).__name__} has no temperature; use temperature=1.0"
@@ -208,14 +226,14 @@ class MixerFlow(nf.NormalizingFlow):
                 f"MixerFlow: built with num_classes={self.num_classes} but called without "
                 f"labels; pass integer labels of shape ({len(x)},)"
             )
-        if labels.is_floating_point():
-            raise TypeError(f"MixerFlow: expected integer labels, got {labels.dtype}")
+        if not isinstance(labels, Tensor) or labels.is_floating_point():
+            kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+            raise TypeError(f"MixerFlow: expected a tensor of integer labels, got {kind}")
         if labels.shape != x.shape[:1]:
             raise ValueError(
                 f"MixerFlow: expected labels of shape ({len(x)},), got {tuple(labels.shape)}"
             )
-        # Only where reading values costs no wait for a device.
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        if is_readable(labels):
             wrong = labels[(labels < 0) | (labels >= self.num_classes)]
             if len(wrong):
                 raise ValueError(
@@ -223,7 +241,7 @@ class MixerFlow(nf.NormalizingFlow):
                     f"got {wrong[0].item()}"
                 )
         classes = torch.arange(self.num_classes, device=labels.device)
-        return (labels[:, None] == classes).to(x.dtype)
+        return (labels[:, None] == classes).to(x)
 
 
 def _step(size: int, flow: Callable[[int], Flow]) -> Chain:

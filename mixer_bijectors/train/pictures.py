@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import normflows as nf
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ class Pictures(L.Callback):
     Args:
         every_n_epochs: validations between two grids of samples.
         num_samples: images in the grid.
-        temperature: scale of the base's standard deviation for the samples.
+        temperature: scale of the base's standard deviation for the samples of a MixerFlow.
     """
 
     def __init__(
@@ -41,8 +42,7 @@ class Pictures(L.Callback):
         last = trainer.current_epoch + 1
         if trainer.sanity_checking or last % self.every_n_epochs or not trainer.is_global_zero:
             return
-        with torch.no_grad():
-            samples, _ = module.flow.sample(self.num_samples, temperature=self.temperature)
+        samples = self._sample(module.flow, module.device)
         folder = _folder(trainer)
         (folder / "samples").mkdir(exist_ok=True)
         for path in ("samples.png", f"samples/step-{trainer.global_step:07d}.png"):
@@ -56,12 +56,27 @@ class Pictures(L.Callback):
         if not trainer.is_global_zero:
             return
         folder = _folder(trainer)
-        batch = next(iter(trainer.datamodule.val_dataloader()))  # type: ignore[attr-defined]
-        x = dequantize(batch[torch.linspace(0, len(batch) - 1, 8).long()]).to(module.device)
-        _reconstructions(module.flow, x).savefig(folder / "reconstructions.png", dpi=150)
+        batch = next(iter(trainer.val_dataloaders or []), None)
+        if batch is not None:
+            images, *labels = [batch] if isinstance(batch, Tensor) else batch
+            some = torch.linspace(0, len(images) - 1, 8).long()
+            x = dequantize(images[some]).to(module.device)
+            labels = [label[some].to(module.device) for label in labels]
+            figure = _reconstructions(module.flow, x, *labels)
+            figure.savefig(folder / "reconstructions.png", dpi=150)
         metrics = folder / "metrics.csv"
         if metrics.exists():
             _curve(metrics).savefig(folder / "curve.png", dpi=150)
+
+    @torch.no_grad()
+    def _sample(self, flow: nf.NormalizingFlow, device: torch.device) -> Tensor:
+        options: dict[str, Any] = {}
+        if isinstance(flow, MixerFlow):
+            options["temperature"] = self.temperature
+            if flow.num_classes:
+                order = torch.arange(self.num_samples, device=device)
+                options["labels"] = order % flow.num_classes
+        return flow.sample(self.num_samples, **options)[0]
 
 
 def _folder(trainer: L.Trainer) -> Path:
@@ -76,11 +91,11 @@ def _as_image(z: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _reconstructions(flow: MixerFlow, x: Tensor) -> Figure:
+def _reconstructions(flow: nf.NormalizingFlow, x: Tensor, *labels: Tensor) -> Figure:
     was_training = flow.training
     flow.eval()
-    z = flow.inverse(x)
-    back = flow(z)
+    z = flow.inverse(x, *labels)
+    back = flow(z, *labels)
     flow.train(was_training)
     error = (back - x).abs().max().item()
     figure = Figure(figsize=(len(x), 3.4), layout="constrained")
