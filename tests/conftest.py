@@ -82,7 +82,7 @@ LAYERS: dict[str, Case] = {
         context_features=2,
     ),
     "PixelMixing": Case(lambda: mb.PixelMixing(mb.LULinear(3)), (3, 2, 4)),
-    "Chain": Case(lambda: mb.Chain([mb.ActNorm(5), nf.flows.LULinearPermute(5)]), (5,)),
+    "Chain": Case(lambda: mb.Chain([mb.ActNorm(5), nf.flows.Permute(5)]), (5,)),
     "Chain-image": Case(_image_layer, IMAGE),
     "ActNorm": Case(lambda: mb.ActNorm(5), (5,)),
     "LULinear": Case(lambda: mb.LULinear(5), (5,)),
