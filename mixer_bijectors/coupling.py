@@ -98,14 +98,15 @@ class Coupling(Flow):
     def _transform(
         self, x: Tensor, context: Tensor | None, inverse: bool
     ) -> tuple[Tensor, Tensor]:
-        check_input("Coupling", x, self.features, like=next(self.net.parameters(), None))
+        like = next(self.net.parameters(), x)
+        check_input("Coupling", x, self.features, like=like)
         x1, x2 = x.split(self.sizes, dim=1)
         kept, transformed = (x2, x1) if self.reverse else (x1, x2)
         if self.context_features:
             check_context("Coupling", context, len(x), self.context_features)
-            params = self.net(kept, context)
+            params = self.net(kept.to(like.dtype), context)
         else:
-            params = self.net(kept)
+            params = self.net(kept.to(like.dtype))
         # Parameter-major: each parameter of all features is one contiguous run of memory.
         params = params.unflatten(1, (self.univariate.num_params, -1)).transpose(1, 2)
         transformed, log_derivative = self.univariate(transformed, params, inverse)

@@ -120,6 +120,18 @@ def test_half_precision_parameters_run_both_ways(case, device, direction, low):
 
 
 @DIRECTIONS
+def test_data_of_lower_precision_comes_back_in_its_own(case, device, direction):
+    layer = case.build(torch.float32, device)
+    x = start(case, direction, torch.bfloat16, device)
+    context = case.context(torch.float32, device)
+    y, log_det = run(layer, direction, x, context)
+    assert (y.dtype, log_det.dtype) == (torch.bfloat16, torch.bfloat16)
+    want, want_log_det = run(layer, direction, x.float(), context)
+    assert_close(y.float(), want, atol=5e-2, rtol=5e-2)
+    assert_close(log_det.float(), want_log_det, atol=0.1, rtol=5e-2)
+
+
+@DIRECTIONS
 def test_log_det_can_be_added_to_in_place(case, device, direction):
     layer = case.build(torch.float32, device)
     x = start(case, direction, torch.float32, device)

@@ -48,7 +48,7 @@ class DensityEstimation(L.LightningModule):
         self.weight_decay = weight_decay
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x, labels = self._prepare(batch)
+        x, labels = self.prepare(batch)
         loss = bits_per_dim(self.flow.log_prob(x, *labels), x.shape[1:]).mean()
         self.log("train/bits_per_dim", loss, prog_bar=True)
         return loss
@@ -62,7 +62,7 @@ class DensityEstimation(L.LightningModule):
     def _evaluate(self, split: str, batch: Batch, batch_idx: int) -> None:
         # The same noise every time, so that epochs and models compare on the same numbers.
         generator = torch.Generator(self.device).manual_seed(batch_idx)
-        x, labels = self._prepare(batch, generator)
+        x, labels = self.prepare(batch, generator)
         z, log_det = self.flow.inverse_and_log_det(x, *labels)
         bits = bits_per_dim(self.flow.q0.log_prob(z) + log_det, x.shape[1:])
         error = (self.flow(z, *labels) - x).abs().max()
@@ -70,7 +70,7 @@ class DensityEstimation(L.LightningModule):
         self.log(f"{split}/bits_per_dim", bits.mean(), prog_bar=True, **options)
         self.log(f"{split}/reconstruction_error", error, reduce_fx="max", **options)
 
-    def _prepare(
+    def prepare(
         self, batch: Batch, generator: torch.Generator | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Images in [-1, 1), and the labels if there are any."""

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..images import dequantize, make_grid, save_grid
+from ..images import make_grid, save_grid
 from ..models import MixerFlow
 
 __all__ = ["Pictures"]
@@ -58,11 +58,10 @@ class Pictures(L.Callback):
         folder = _folder(trainer)
         batch = next(iter(trainer.val_dataloaders or []), None)
         if batch is not None:
-            images, *labels = [batch] if isinstance(batch, Tensor) else batch
-            some = torch.linspace(0, len(images) - 1, 8).long()
-            x = dequantize(images[some]).to(module.device)
-            labels = [label[some].to(module.device) for label in labels]
-            figure = _reconstructions(module.flow, x, *labels)
+            x, labels = module.prepare(batch)
+            some = torch.linspace(0, len(x) - 1, 8).long()
+            shown = [t[some].to(module.device) for t in (x, *labels)]
+            figure = _reconstructions(module.flow, *shown)
             figure.savefig(folder / "reconstructions.png", dpi=150)
         metrics = folder / "metrics.csv"
         if metrics.exists():
@@ -105,7 +104,7 @@ def _reconstructions(flow: nf.NormalizingFlow, x: Tensor, *labels: Tensor) -> Fi
     for row, (name, pictures) in zip(axes, rows.items()):
         row[0].set_ylabel(name)
         for axis, picture in zip(row, pictures):
-            axis.imshow((picture.clamp(-1, 1) / 2 + 0.5).permute(1, 2, 0).cpu())
+            axis.imshow((picture.clamp(-1, 1) / 2 + 0.5).permute(1, 2, 0).cpu().numpy())
             axis.set(xticks=[], yticks=[])
     return figure
 
