@@ -6,11 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .base import Univariate
+
 __all__ = ["Additive", "Affine"]
 
 
 @dataclass(frozen=True)
-class Additive:
+class Additive(Univariate):
     r"""Shift by one parameter, :math:`y = x + t`; volume preserving.
 
     References:
@@ -34,7 +36,7 @@ class Additive:
 
 
 @dataclass(frozen=True)
-class Affine:
+class Affine(Univariate):
     r"""Scale and shift, :math:`y = x \, e^{s} + t`, with a soft bound on the log-scale.
 
     With parameters :math:`(a, t)`, the log-scale is :math:`s = a / (1 + |a| / c)` with

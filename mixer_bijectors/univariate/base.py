@@ -1,13 +1,14 @@
 """What a univariate bijection is."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
 __all__ = ["Univariate"]
 
 
-class Univariate(Protocol):
+class Univariate(ABC):
     """An increasing bijection of the real line, elementwise, with `num_params` parameters each.
 
     Called as `univariate(x, params, inverse=False)` with `x` of any shape (...) and `params`
@@ -15,9 +16,10 @@ class Univariate(Protocol):
     Parameters of zero are the identity. The derivative comes in at least float32.
     """
 
-    @property
-    def num_params(self) -> int: ...
+    num_params: ClassVar[int]
 
+    @abstractmethod
     def __call__(
         self, x: Tensor, params: Tensor, inverse: bool = False
-    ) -> tuple[Tensor, Tensor]: ...
+    ) -> tuple[Tensor, Tensor]:
+        """Map `x`, or map it back."""
