@@ -3,7 +3,7 @@
 Trains on photographs at 32 x 32 for some time, then takes all test patches to their latents and
 back, in float32 and float64, and reports the largest difference on the scale of [-1, 1).
 
-    python benchmarks/round_trip.py --budget 240
+    python benchmarks/round_trip.py --budget 150
 """
 
 import argparse
@@ -18,13 +18,14 @@ import mixer_bijectors as mb
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--budget", type=float, default=240, help="seconds of training")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--json", help="write the rows to this file")
     arguments = parser.parse_args()
     torch.manual_seed(0)
 
     experiment = Experiment()
     model = mb.MixerFlow(num_layers=30, hidden_features=64, num_blocks=1)
-    steps, _ = experiment.fit(model, 4e-3, arguments.budget)
+    steps, _ = experiment.fit(model, arguments.learning_rate, arguments.budget)
     bits = experiment.evaluate(model, "test", permute=False)
     model.eval()
     rows = []
