@@ -7,7 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-__all__ = ["print_table", "time_in_turn", "write_json"]
+from torch.profiler import ProfilerActivity, profile
+
+__all__ = ["peak_memory", "print_table", "time_in_turn", "write_json"]
 
 
 def time_in_turn(
@@ -22,6 +24,18 @@ def time_in_turn(
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - start)
     return {name: median(values) for name, values in seconds.items()}
+
+
+def peak_memory(run: Callable[[], object]) -> int:
+    """Most bytes of tensors that `run` held at once, beyond what was there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        run()
+    held = peak = 0
+    for event in trace.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:

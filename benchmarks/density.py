@@ -77,39 +77,50 @@ ROWS: dict[str, Callable[[], Any]] = {
 class Experiment:
     """The data, and a way to train a model on it for some time."""
 
+    shape = (3, SIZE, SIZE)
+
     def __init__(self) -> None:
         photos = load_photos()
         self.crops = Crops(photos, SIZE, BATCH)
         self.splits = {split: grid_patches(photos, SIZE, split) for split in ("val", "test")}
         self.order = torch.randperm(SIZE**2, generator=torch.Generator().manual_seed(0))
 
-    def batch(self, permute: bool) -> Tensor:
+    def batch(self, permute: bool = False) -> Tensor:
         return self.prepare(torch.stack([self.crops[i] for i in range(BATCH)]), permute)
 
+    def bits(self, model: Any, x: Tensor) -> Tensor:
+        """Bits per dimension of each image."""
+        return bits_per_dim(model.log_prob(x), self.shape)
+
     def prepare(
-        self, x: Tensor, permute: bool, generator: torch.Generator | None = None
+        self, x: Tensor, permute: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
         if permute:
             x = x.flatten(2)[:, :, self.order].view_as(x)
         return dequantize(x, generator=generator)
 
     @torch.no_grad()
-    def evaluate(self, model: Any, split: str, permute: bool) -> float:
+    def evaluate(self, model: Any, split: str, permute: bool = False) -> float:
         model.eval()
         generator = torch.Generator().manual_seed(0)
-        log_probs = [
-            model.log_prob(self.prepare(x, permute, generator))
+        bits = [
+            self.bits(model, self.prepare(x, permute, generator))
             for x in self.splits[split].split(BATCH)
         ]
         model.train()
-        return float(bits_per_dim(torch.cat(log_probs), (3, SIZE, SIZE)).mean())
+        return float(torch.cat(bits).mean())
 
     def fit(
-        self, model: Any, learning_rate: float, budget: float, permute: bool = False
+        self,
+        model: Any,
+        learning_rate: float,
+        budget: float,
+        permute: bool = False,
+        after_step: Callable[[], object] = lambda: None,
     ) -> tuple[int, float]:
         """Train for `budget` seconds; returns the steps done and the seconds for each."""
         with torch.no_grad():
-            model.log_prob(self.batch(permute))  # initialises ActNorm
+            self.bits(model, self.batch(permute))  # initialises ActNorm
         optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.0)
         steps, start = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - start) < budget:
@@ -117,11 +128,12 @@ class Experiment:
             factor *= min(1.0, (steps + 1) / WARMUP_STEPS)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * factor
-            loss = bits_per_dim(model.log_prob(self.batch(permute)), (3, SIZE, SIZE)).mean()
+            loss = self.bits(model, self.batch(permute)).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
+            after_step()
             steps += 1
         return steps, elapsed / steps
 

@@ -18,7 +18,7 @@ import mixer_bijectors as mb
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--budget", type=float, default=240, help="seconds of training")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=4e-3)
     parser.add_argument("--json", help="write the rows to this file")
     arguments = parser.parse_args()
     torch.manual_seed(0)

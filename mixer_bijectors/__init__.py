@@ -1,16 +1,19 @@
 """Bijections that normflows and nflows lack: MixerFlow and the layers it is made of."""
 
-from . import images, nets
+from . import images, nets, presets
 from .actnorm import ActNorm
+from .autoregressive import Autoregressive
+from .continuous import ContinuousFlow
 from .coupling import Coupling
 from .elementwise import Elementwise
 from .flow import Chain
+from .kan import KANLayer
 from .linear import LULinear
 from .mixing import ChannelMixing, PatchMixing, PixelMixing
 from .models import MixerFlow
 from .patches import CyclicShift, Patchify, Shift
 from .testing import check_bijection
-from .univariate import Additive, Affine
+from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic
 
 __version__ = "0.1.0"
 
@@ -18,18 +21,24 @@ __all__ = [
     "ActNorm",
     "Additive",
     "Affine",
+    "Autoregressive",
     "Chain",
     "ChannelMixing",
+    "ContinuousFlow",
     "Coupling",
     "CyclicShift",
     "Elementwise",
+    "KANLayer",
     "LULinear",
     "MixerFlow",
+    "MonotoneBSpline",
     "PatchMixing",
     "Patchify",
     "PixelMixing",
+    "RationalQuadratic",
     "Shift",
     "check_bijection",
     "images",
     "nets",
+    "presets",
 ]

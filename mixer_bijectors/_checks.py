@@ -1,9 +1,16 @@
 """What a layer says when it is handed the wrong thing."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["check_context", "check_input", "format_shape", "is_readable"]
+__all__ = [
+    "check_builder",
+    "check_context",
+    "check_input",
+    "check_univariate",
+    "format_shape",
+    "is_readable",
+]
 
 
 def format_shape(*event: int | str) -> str:
@@ -40,8 +47,8 @@ def check_input(layer: str, x: Tensor, *event: int | str, like: Tensor | None = 
 
 def check_context(
     layer: str, context: Tensor | None, batch: int, context_features: int | str
-) -> None:
-    """Refuse a context that is missing or is not of shape (batch, context_features).
+) -> Tensor:
+    """The context, unless it is missing or not of shape (batch, context_features).
 
     A string for `context_features` stands for any size and names it in the message.
     """
@@ -55,6 +62,24 @@ def check_context(
     if not (fits and context_features in (context.shape[1], "context_features")):
         raise ValueError(
             f"{layer}: expected a context of shape {want}, got {tuple(context.shape)}"
+        )
+    return context
+
+
+def check_univariate(layer: str, univariate: object) -> None:
+    """Refuse a class where its instance is wanted."""
+    if isinstance(univariate, type):
+        raise TypeError(
+            f"{layer}: univariate must be an instance, {univariate.__name__}(), not the class"
+        )
+
+
+def check_builder(layer: str, name: str, build: object) -> None:
+    """Refuse a module where what builds it from its sizes is wanted."""
+    if isinstance(build, nn.Module):
+        raise TypeError(
+            f"{layer}: {name} must build a module from its sizes, got a "
+            f"{type(build).__name__} that is built already; pass a class or a function"
         )
 
 

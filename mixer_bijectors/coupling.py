@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_context, check_input
+from ._checks import check_builder, check_context, check_input, check_univariate
 from .flow import Flow
 from .nets import ResidualMLP
 from .univariate import Affine, Univariate
@@ -65,16 +65,8 @@ class Coupling(Flow):
             raise ValueError(
                 f"Coupling: features must be at least 2, one half for the other, got {features}"
             )
-        if isinstance(univariate, type):
-            raise TypeError(
-                f"Coupling: univariate must be an instance, {univariate.__name__}(), "
-                "not the class"
-            )
-        if isinstance(net, nn.Module):
-            raise TypeError(
-                f"Coupling: net must build a conditioner from its sizes, got a "
-                f"{type(net).__name__} that is built already; pass a class or a function"
-            )
+        check_univariate("Coupling", univariate)
+        check_builder("Coupling", "net", net)
         self.features = features
         self.context_features = context_features
         self.univariate = univariate

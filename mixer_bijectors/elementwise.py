@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_input
+from ._checks import check_input, check_univariate
 from .flow import Flow
 from .univariate import Affine, Univariate
 
@@ -21,7 +21,7 @@ class Elementwise(Flow):
     Shapes: (batch, features) in and out, log_det (batch,).
 
     Raises:
-        TypeError: the input is not floating point.
+        TypeError: the input is not floating point; `univariate` is a class.
         ValueError: the input is not of shape (batch, features).
 
     Example:
@@ -33,6 +33,7 @@ class Elementwise(Flow):
 
     def __init__(self, features: int, univariate: Univariate = Affine()) -> None:
         super().__init__()
+        check_univariate("Elementwise", univariate)
         self.features = features
         self.univariate = univariate
         self.params = nn.Parameter(torch.zeros(features, univariate.num_params))
@@ -45,5 +46,5 @@ class Elementwise(Flow):
 
     def _transform(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         check_input("Elementwise", x, self.features)
-        y, log_derivative = self.univariate(x, self.params.expand(len(x), -1, -1), inverse)
+        y, log_derivative = self.univariate(x, self.params, inverse)
         return y, log_derivative.sum(1).to(x.dtype)

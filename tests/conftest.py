@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import normflows as nf
@@ -10,18 +11,26 @@ import torch
 from torch import Tensor, nn
 
 import mixer_bijectors as mb
+from mixer_bijectors.univariate import Univariate
 
+torch.set_num_threads(1)  # tests run side by side, on tensors too small for more
 IMAGE = (3, 4, 6)  # small, not square, patches of 2 x 2: a matrix of 6 x 12, shifted 2 x 12
 
 
 @dataclass(frozen=True)
 class Case:
-    """A layer, the event shape of its data, and its context if it takes one."""
+    """A layer, the event shape of its data, and its context if it takes one.
+
+    `rounding` is how far from the identity it may start; an `adaptive` layer looks at values to
+    choose its steps, so it neither compiles nor runs on the meta device.
+    """
 
     make: Callable[[], nn.Module]
     event: tuple[int, ...]
     context_features: int = 0
     latent_event: tuple[int, ...] | None = None
+    rounding: float = 0.0
+    adaptive: bool = False
 
     def build(self, dtype: torch.dtype, device: str, seed: int = 0) -> nn.Module:
         """The layer in evaluation mode with random parameters, since zeros hide mistakes."""
@@ -59,6 +68,46 @@ def _image_layer() -> mb.Chain:
     return mb.Chain([nf.flows.Reverse(patchify), inside, patchify])
 
 
+UNIVARIATES: dict[str, Univariate] = {
+    "additive": mb.Additive(),
+    "affine": mb.Affine(),
+    "spline": mb.RationalQuadratic(num_bins=5),
+    "circular": mb.RationalQuadratic(num_bins=4, circular=True),
+    "bspline": mb.MonotoneBSpline(),
+}
+NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mb.nets.ResidualMLP, "kan": mb.nets.KAN}
+
+
+def _coupling(univariate: str, net: str, context_features: int) -> Case:
+    return Case(
+        lambda: mb.Coupling(
+            5,
+            UNIVARIATES[univariate],
+            hidden_features=8,
+            net=NETS[net],
+            context_features=context_features,
+        ),
+        (5,),
+        context_features,
+        rounding=_rounding(univariate),
+    )
+
+
+def _autoregressive(univariate: str, context_features: int) -> Case:
+    return Case(
+        lambda: mb.Autoregressive(
+            3, UNIVARIATES[univariate], hidden_features=8, context_features=context_features
+        ),
+        (3,),
+        context_features,
+        rounding=_rounding(univariate),
+    )
+
+
+def _rounding(univariate: str) -> float:
+    return 0.0 if univariate in ("additive", "affine") else 2e-6
+
+
 LAYERS: dict[str, Case] = {
     "Patchify": Case(lambda: mb.Patchify(IMAGE, 2), IMAGE, latent_event=(6, 12)),
     "Patchify-tall": Case(lambda: mb.Patchify(IMAGE, (4, 1)), IMAGE, latent_event=(6, 12)),
@@ -87,14 +136,46 @@ LAYERS: dict[str, Case] = {
     "ActNorm": Case(lambda: mb.ActNorm(5), (5,)),
     "LULinear": Case(lambda: mb.LULinear(5), (5,)),
     "LULinear-rotation": Case(lambda: mb.LULinear(5, identity_init=False), (5,)),
-    "Coupling-affine": Case(lambda: mb.Coupling(5, hidden_features=8), (5,)),
-    "Coupling-additive": Case(lambda: mb.Coupling(6, mb.Additive(), hidden_features=8), (6,)),
+    "Coupling-even": Case(lambda: mb.Coupling(6, hidden_features=8), (6,)),
     "Coupling-reverse": Case(lambda: mb.Coupling(5, hidden_features=8, reverse=True), (5,)),
-    "Coupling-context": Case(
-        lambda: mb.Coupling(5, hidden_features=8, context_features=3), (5,), context_features=3
+    **{
+        f"Coupling-{univariate}-{net}{'-context' if context_features else ''}": _coupling(
+            univariate, net, context_features
+        )
+        for univariate in UNIVARIATES
+        for net in NETS
+        for context_features in (0, 3)
+    },
+    "Autoregressive-reverse": Case(
+        lambda: mb.Autoregressive(3, hidden_features=8, reverse=True), (3,)
     ),
-    "Elementwise-affine": Case(lambda: mb.Elementwise(5), (5,)),
-    "Elementwise-additive": Case(lambda: mb.Elementwise(5, mb.Additive()), (5,)),
+    **{
+        f"Autoregressive-{univariate}{'-context' if context_features else ''}": _autoregressive(
+            univariate, context_features
+        )
+        for univariate in UNIVARIATES
+        for context_features in (0, 3)
+    },
+    **{
+        f"Elementwise-{name}": Case(
+            partial(mb.Elementwise, 5, univariate), (5,), rounding=_rounding(name)
+        )
+        for name, univariate in UNIVARIATES.items()
+    },
+    "KANLayer": Case(lambda: mb.KANLayer(5), (5,), rounding=2e-6),
+    "ContinuousFlow": Case(
+        lambda: mb.ContinuousFlow(3, hidden_features=8, tol=1e-12),
+        (3,),
+        rounding=2e-6,
+        adaptive=True,
+    ),
+    "ContinuousFlow-context": Case(
+        lambda: mb.ContinuousFlow(3, hidden_features=8, context_features=2, tol=1e-12),
+        (3,),
+        context_features=2,
+        rounding=2e-6,
+        adaptive=True,
+    ),
 }
 
 

@@ -25,6 +25,11 @@ def run(layer, direction, x, context=None):
     return method(x) if context is None else method(x, context=context)
 
 
+def skip_adaptive(case: Case) -> None:
+    if case.adaptive:
+        pytest.skip("its solver looks at values to choose its steps")
+
+
 def start(case: Case, direction: str, dtype: torch.dtype, device: str, batch: int = 4):
     make = case.latents if direction == "forward" else case.data
     return make(dtype, device, batch)
@@ -65,6 +70,7 @@ def test_float64_round_trip(case, device):
     "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 )
 def test_compiles_to_one_graph(case, device, direction, backend):
+    skip_adaptive(case)
     torch._dynamo.reset()
     layer = case.build(torch.float32, device)
     x, context = start(case, direction, torch.float32, device), None
@@ -77,6 +83,7 @@ def test_compiles_to_one_graph(case, device, direction, backend):
 
 @DIRECTIONS
 def test_runs_on_the_meta_device(case, direction):
+    skip_adaptive(case)
     layer = case.build(torch.float32, "meta")
     x = start(case, direction, torch.float32, "meta", 7)
     y, log_det = run(layer, direction, x, case.context(torch.float32, "meta", 7))
@@ -86,6 +93,7 @@ def test_runs_on_the_meta_device(case, direction):
 
 @DIRECTIONS
 def test_vmaps(case, device, direction):
+    skip_adaptive(case)
     layer = case.build(torch.float64, device)
     x = torch.stack([start(case, direction, torch.float64, device)] * 2)
     x[1] *= 0.5
@@ -192,8 +200,8 @@ def test_is_the_identity_at_initialisation(request, case, device):
     layer = case.make().eval().to(device)
     x = case.data(torch.float32, device)
     z, log_det = run(layer, "inverse", x, case.context(torch.float32, device))
-    assert_close(z, x, atol=0, rtol=0)
-    assert_close(log_det, torch.zeros_like(log_det), atol=0, rtol=0)
+    assert_close(z, x, atol=case.rounding, rtol=0)
+    assert_close(log_det, torch.zeros_like(log_det), atol=5 * case.rounding, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["plain", "conditional", "multiscale"])

@@ -155,14 +155,14 @@ ERRORS = {
     "a flow instead of its builder": (
         lambda: tiny(channel_flow=mb.Coupling(12)),
         TypeError,
-        "MixerFlow: channel_flow must build a flow from its size, got a Coupling that is built "
-        "already; pass lambda size: ...",
+        "MixerFlow: channel_flow must build a module from its sizes, got a Coupling that is "
+        "built already; pass a class or a function",
     ),
     "a net instead of its builder": (
         lambda: mb.Coupling(6, net=nf.nets.MLP([3, 8, 6])),
         TypeError,
-        "Coupling: net must build a conditioner from its sizes, got a MLP that is built "
-        "already; pass a class or a function",
+        "Coupling: net must build a module from its sizes, got a MLP that is built already; "
+        "pass a class or a function",
     ),
     "a univariate's class": (
         lambda: mb.Coupling(6, mb.Affine),

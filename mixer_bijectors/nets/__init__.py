@@ -1,5 +1,6 @@
 """Conditioners: nets that turn one part of the data into the parameters for another."""
 
+from .kan import KAN
 from .mlp import ResidualMLP
 
-__all__ = ["ResidualMLP"]
+__all__ = ["KAN", "ResidualMLP"]

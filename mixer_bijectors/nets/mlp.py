@@ -1,5 +1,7 @@
 """Multilayer perceptrons."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,9 +13,9 @@ class ResidualMLP(nn.Module):
     r"""Perceptron of pre-activation residual blocks whose output starts at zero.
 
     A linear layer to `hidden_features`, `num_blocks` blocks
-    :math:`h + W_2 \, \phi(W_1 \, \phi(h))` with :math:`\phi` a ReLU, and a linear layer to
-    `out_features` that starts at zero, so that the layer it conditions starts as the identity.
-    Beside the blocks runs a linear path from input to output.
+    :math:`h + W_2 \, \phi(W_1 \, \phi(h))` with an activation :math:`\phi`, and a linear layer
+    to `out_features` that starts at zero, so that the layer it conditions starts as the
+    identity. Beside the blocks runs a linear path from input to output.
 
     Args:
         in_features: size of the input.
@@ -21,6 +23,7 @@ class ResidualMLP(nn.Module):
         hidden_features: width of the blocks.
         num_blocks: number of blocks.
         context_features: size of a context that is read beside the input; 0 for none.
+        activation: the activation :math:`\phi`.
 
     Shapes: (batch, in_features) and (batch, context_features) in, (batch, out_features) out.
 
@@ -42,10 +45,13 @@ class ResidualMLP(nn.Module):
         hidden_features: int = 128,
         num_blocks: int = 2,
         context_features: int = 0,
+        activation: Callable[[Tensor], Tensor] = F.relu,
     ) -> None:
         super().__init__()
         self.initial = nn.Linear(in_features + context_features, hidden_features)
-        self.blocks = nn.ModuleList(_Block(hidden_features) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(
+            _Block(hidden_features, activation) for _ in range(num_blocks)
+        )
         self.final = nn.Linear(hidden_features, out_features)
         nn.init.zeros_(self.final.weight)
         nn.init.zeros_(self.final.bias)
@@ -60,10 +66,11 @@ class ResidualMLP(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
+        self.activation = activation
         self.linear1 = nn.Linear(features, features)
         self.linear2 = nn.Linear(features, features)
 
     def forward(self, h: Tensor) -> Tensor:
-        return h + self.linear2(F.relu(self.linear1(F.relu(h))))
+        return h + self.linear2(self.activation(self.linear1(self.activation(h))))

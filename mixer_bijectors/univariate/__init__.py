@@ -2,5 +2,7 @@
 
 from .affine import Additive, Affine
 from .base import Univariate
+from .bspline import MonotoneBSpline
+from .rational_quadratic import RationalQuadratic
 
-__all__ = ["Additive", "Affine", "Univariate"]
+__all__ = ["Additive", "Affine", "MonotoneBSpline", "RationalQuadratic", "Univariate"]

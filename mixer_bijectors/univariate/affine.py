@@ -39,10 +39,14 @@ class Additive(Univariate):
 class Affine(Univariate):
     r"""Scale and shift, :math:`y = x \, e^{s} + t`, with a soft bound on the log-scale.
 
-    With parameters :math:`(a, t)`, the log-scale is :math:`s = a / (1 + |a| / c)` with
-    :math:`c = 3`: no single layer scales by more than 20, whatever a conditioner says, so that
-    deep stacks invert in float32. The bound is part of the bijection; both directions are
-    exact.
+    With parameters :math:`(a, t)`, the log-scale is :math:`s = a / (1 + |a| / c)`, where
+    :math:`c` is `max_log_scale`: no single layer scales by more than :math:`e^c`, whatever a
+    conditioner says, so that deep stacks neither explode in training nor lose the digits that
+    inverting them takes. The bound is part of the bijection; both directions are exact.
+
+    Args:
+        max_log_scale: the bound :math:`c`. 3 lets a single layer scale by 20 and is meant for
+            stacks of about ten; the more layers, the smaller it should be.
 
     References:
         Dinh et al., Density estimation using Real NVP, 2016 (https://arxiv.org/abs/1605.08803)
@@ -55,7 +59,7 @@ class Affine(Univariate):
     """
 
     num_params: ClassVar[int] = 2
-    max_log_scale: ClassVar[float] = 3.0
+    max_log_scale: float = 3.0
 
     def __call__(
         self, x: Tensor, params: Tensor, inverse: bool = False
@@ -68,4 +72,4 @@ class Affine(Univariate):
         else:
             log_scale = a / (1 + a.abs() / self.max_log_scale)
             y = torch.addcmul(shift, x, log_scale.exp())
-        return y.to(x.dtype), log_scale
+        return y.to(x.dtype), log_scale.expand_as(y)

@@ -1,7 +1,6 @@
 """What a univariate bijection is."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,11 +11,15 @@ class Univariate(ABC):
     """An increasing bijection of the real line, elementwise, with `num_params` parameters each.
 
     Called as `univariate(x, params, inverse=False)` with `x` of any shape (...) and `params`
-    of shape (..., num_params), it returns `y` and log|dy/dx|, both of the shape of `x`.
-    Parameters of zero are the identity. The derivative comes in at least float32.
+    of shape (..., num_params), which broadcasts against that of `x`, it returns `y` and
+    log|dy/dx|, both of the shape of `x`. Parameters of zero are the identity. The derivative
+    comes in at least float32.
     """
 
-    num_params: ClassVar[int]
+    @property
+    @abstractmethod
+    def num_params(self) -> int:
+        """Number of parameters of one bijection."""
 
     @abstractmethod
     def __call__(

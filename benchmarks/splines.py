@@ -1,0 +1,136 @@
+"""Rational-quadratic splines: this library against normflows, nflows, zuko and torchflows.
+
+One spline for each of 4096 x 48 numbers, 8 bins, most of them inside the interval: the data
+direction, its inverse, and a forward and a backward pass for gradients of input and parameters.
+Each side gets its parameters in the memory order in which its own layers hand them over: for
+this library's couplings all first parameters, then all second ones. `interleaved` is this
+library with the parameters of each number side by side, as its autoregressive layers and all
+peers have them. Compiled sides are those that torch.compile can take.
+
+    python benchmarks/splines.py --json splines.json
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import nflows.transforms.splines as nflows_splines
+import torch
+import zuko
+from common import peak_memory, print_table, time_in_turn, write_json
+from normflows.utils import splines as normflows_splines
+from torch import Tensor
+from torchflows.bijections.finite.autoregressive.transformers.spline import (
+    rational_quadratic as torchflows_splines,
+)
+
+import mixer_bijectors as mb
+
+BATCH, FEATURES, BINS, BOUND = 4096, 48, 8, 3.0
+Side = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]
+
+
+def split(params: Tensor) -> tuple[Tensor, ...]:
+    return params.split([BINS, BINS, BINS - 1], dim=-1)
+
+
+def ours(x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    return mb.RationalQuadratic(BINS, BOUND)(x, params, inverse)
+
+
+def peer(function: Any, x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    return function(x, *split(params), inverse=inverse, tails="linear", tail_bound=BOUND)
+
+
+def zuko_spline(x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    transform = zuko.transforms.MonotonicRQSTransform(*split(params), bound=BOUND)
+    if not inverse:
+        return transform.call_and_ladj(x)
+    y = transform.inv(x)
+    return y, -transform.log_abs_det_jacobian(y, x)
+
+
+TORCHFLOWS = torchflows_splines.RationalQuadratic((FEATURES,), boundary=BOUND, n_bins=BINS)
+
+
+def torchflows_spline(x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    return (TORCHFLOWS.inverse if inverse else TORCHFLOWS.forward)(x, params)
+
+
+SIDES: dict[str, Side] = {
+    "mixer_bijectors": ours,
+    "mixer_bijectors, interleaved": ours,
+    "normflows": partial(peer, normflows_splines.unconstrained_rational_quadratic_spline),
+    "nflows": partial(peer, nflows_splines.unconstrained_rational_quadratic_spline),
+    "zuko": zuko_spline,
+    "torchflows": torchflows_spline,
+}
+
+
+def arguments_of(name: str) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(BATCH, FEATURES, generator=generator)
+    params = torch.randn(BATCH, FEATURES, 3 * BINS - 1, generator=generator)
+    if name.startswith("mixer_bijectors") and "interleaved" not in name:
+        params = params.mT.contiguous().mT
+    return x.requires_grad_(), params.requires_grad_()
+
+
+def tasks(name: str, side: Side) -> dict[str, Callable[[], object]]:
+    x, params = arguments_of(name)
+    cotangents = (torch.randn_like(x), torch.randn_like(x))
+    if "torchflows" in name:  # its log-determinant comes summed over the features
+        cotangents = (cotangents[0], torch.randn(BATCH))
+
+    def infer(inverse: bool) -> object:
+        with torch.no_grad():
+            return side(x, params, inverse)
+
+    return {
+        "forward": lambda: infer(False),
+        "inverse": lambda: infer(True),
+        "forward + backward": lambda: torch.autograd.grad(
+            side(x, params, False), (x, params), cotangents
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
+    parser.add_argument("--json", help="write the rows to this file")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    torch._dynamo.config.cache_size_limit = 64
+
+    sides = {f"{name}, eager": tasks(name, side) for name, side in SIDES.items()}
+    if not arguments.no_compile:
+        for name, side in SIDES.items():
+            compiled = tasks(name, torch.compile(side))
+            try:
+                for run in compiled.values():
+                    run()
+            except Exception as error:
+                print(f"{name} does not compile: {type(error).__name__}")
+            else:
+                sides[f"{name}, compiled"] = compiled
+
+    rows: list[dict[str, Any]] = [{"side": name} for name in sides]
+    for task in ("forward", "inverse", "forward + backward"):
+        seconds = time_in_turn(
+            {name: runs[task] for name, runs in sides.items()}, arguments.repeats
+        )
+        fastest = min(s for name, s in seconds.items() if not name.startswith("mixer"))
+        for row in rows:
+            row[f"{task}, ms"] = f"{1e3 * seconds[row['side']]:.1f}"
+            row[f"{task}: fastest peer / this"] = f"{fastest / seconds[row['side']]:.2f}"
+    for row in rows:
+        row["peak MB"] = f"{peak_memory(sides[row['side']]['forward + backward']) / 2**20:.0f}"
+    print_table(rows)
+    write_json(arguments.json, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Autoregressive layers."""
+
+import torch
+from normflows.nets import MADE
+from torch import Tensor, nn
+
+from ._checks import check_context, check_input, check_univariate
+from .flow import Flow
+from .univariate import Affine, Univariate
+
+__all__ = ["Autoregressive"]
+
+
+class Autoregressive(Flow):
+    r"""Transforms each feature with parameters that a masked net reads off those before it.
+
+    .. math:: x_i = f(z_i; \mathrm{net}_i(x_1, \ldots, x_{i - 1}, \mathrm{context}))
+
+    The density direction (`inverse`) is one pass of the net, a MADE; sampling (`forward`) takes
+    one pass for each feature.
+
+    Args:
+        features: number of features.
+        univariate: the elementwise bijection :math:`f`.
+        hidden_features: width of the net.
+        num_blocks: residual blocks of the net.
+        context_features: size of the context; 0 for an unconditional layer, which ignores any.
+        reverse: read the features from last to first.
+
+    Shapes: (batch, features) in and out, context (batch, context_features), log_det (batch,).
+
+    Raises:
+        TypeError: the input is not floating point, or of higher precision than the net;
+            `univariate` is a class instead of an instance.
+        ValueError: an input not of shape (batch, features); a context that is missing or not
+            of shape (batch, context_features).
+
+    References:
+        Papamakarios et al., Masked autoregressive flow for density estimation, 2017
+        (https://arxiv.org/abs/1705.07057)
+
+        Germain et al., MADE, 2015 (https://arxiv.org/abs/1502.03509)
+
+    Example:
+        >>> layer = Autoregressive(6, mb.RationalQuadratic(), hidden_features=32)
+        >>> z, log_det = layer.inverse(torch.randn(5, 6))
+        >>> z.shape, log_det.shape
+        (torch.Size([5, 6]), torch.Size([5]))
+    """
+
+    def __init__(
+        self,
+        features: int,
+        univariate: Univariate = Affine(),
+        *,
+        hidden_features: int = 128,
+        num_blocks: int = 2,
+        context_features: int = 0,
+        reverse: bool = False,
+    ) -> None:
+        super().__init__()
+        check_univariate("Autoregressive", univariate)
+        self.features = features
+        self.context_features = context_features
+        self.univariate = univariate
+        self.reverse = reverse
+        self.net = MADE(
+            features,
+            hidden_features,
+            context_features=context_features or None,
+            num_blocks=num_blocks,
+            output_multiplier=univariate.num_params,
+        )
+        nn.init.zeros_(self.net.final_layer.weight)
+        nn.init.zeros_(self.net.final_layer.bias)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        context = self._check(z, context)
+        z = self._order(z)
+        x = torch.zeros_like(z)
+        log_derivatives = []
+        for i, chosen in enumerate(torch.eye(self.features, dtype=torch.bool, device=z.device)):
+            # Features not yet sampled are zeros: the masks hide them from the net, but a
+            # product with zero would not hide what is not finite.
+            params = self._params(x, context)[:, i]
+            column, log_derivative = self.univariate(z[:, i], params)
+            x = torch.where(chosen, column.unsqueeze(1), x)
+            log_derivatives.append(log_derivative)
+        return self._order(x), torch.stack(log_derivatives, dim=1).sum(1).to(z.dtype)
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        context = self._check(x, context)
+        x = self._order(x)
+        z, log_derivative = self.univariate(x, self._params(x, context), inverse=True)
+        return self._order(z), log_derivative.sum(1).to(x.dtype)
+
+    def _check(self, x: Tensor, context: Tensor | None) -> Tensor | None:
+        weight = self.net.final_layer.weight
+        check_input("Autoregressive", x, self.features, like=weight)
+        if not self.context_features:
+            return None
+        context = check_context("Autoregressive", context, len(x), self.context_features)
+        return context.to(weight.dtype)
+
+    def _order(self, x: Tensor) -> Tensor:
+        return x.flip(1) if self.reverse else x
+
+    def _params(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Parameters of shape (batch, features, num_params)."""
+        out = self.net(x.to(self.net.final_layer.weight.dtype), context)
+        return out.unflatten(1, (self.features, -1))

@@ -1,0 +1,151 @@
+"""Continuous-time flows."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ._checks import check_builder, check_context, check_input
+from .flow import Flow, no_autocast
+from .nets import ResidualMLP
+
+__all__ = ["ContinuousFlow"]
+
+
+class ContinuousFlow(Flow):
+    r"""Flow along a learned velocity field, FFJORD.
+
+    .. math:: \frac{dx}{dt} = v(x, t, \mathrm{context}), \qquad x(0) = z, \qquad
+        \log\left|\det \frac{\partial x(1)}{\partial z}\right|
+        = \int_0^1 \mathrm{tr} \frac{\partial v}{\partial x} \, dt
+
+    In training mode the trace is Hutchinson's unbiased estimate with one random sign vector for
+    each sample, drawn anew for every call; in evaluation mode it is exact, at the cost of
+    `features` derivatives. Dormand and Prince's solver of torchdiffeq adapts its steps to the
+    batch, hence looks at values on the host in every step, does not compile to one graph, and
+    gives results that depend on the rest of the batch within `tol`. Gradients are those of the
+    steps that it took.
+
+    Args:
+        features: number of features.
+        hidden_features: width of the net.
+        num_blocks: residual blocks of the default net.
+        context_features: size of the context; 0 for an unconditional layer, which ignores any.
+        net: builds the velocity, called as `net(features + 1, features, hidden_features=...,
+            context_features=...)` where the last input is the time; by default
+            `nets.ResidualMLP` with SiLU. It should be smooth, and start at zero for the layer
+            to start as the identity.
+        tol: tolerance of the solver, relative and absolute; inverting is as exact as this.
+
+    Shapes: (batch, features) in and out, context (batch, context_features), log_det (batch,).
+
+    Raises:
+        ImportError: torchdiffeq is not installed; it comes with the extra `ode`.
+        TypeError: the input is not floating point, or of higher precision than the net.
+        ValueError: an input not of shape (batch, features); a context that is missing or not
+            of shape (batch, context_features).
+
+    References:
+        Grathwohl et al., FFJORD, 2018 (https://arxiv.org/abs/1810.01367)
+
+    Example:
+        >>> layer = ContinuousFlow(6, hidden_features=32)
+        >>> z, log_det = layer.inverse(torch.randn(5, 6))
+        >>> z.shape, log_det.shape
+        (torch.Size([5, 6]), torch.Size([5]))
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        hidden_features: int = 64,
+        num_blocks: int = 1,
+        context_features: int = 0,
+        net: Callable[..., nn.Module] | None = None,
+        tol: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        try:
+            import torchdiffeq  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                "ContinuousFlow needs torchdiffeq: pip install 'mixer_bijectors[ode]'"
+            ) from error
+        check_builder("ContinuousFlow", "net", net)
+        self.features = features
+        self.context_features = context_features
+        self.tol = tol
+        net = net or partial(ResidualMLP, num_blocks=num_blocks, activation=F.silu)
+        self.net = net(
+            features + 1,
+            features,
+            hidden_features=hidden_features,
+            context_features=context_features,
+        )
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._flow(z, context, (0.0, 1.0))
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._flow(x, context, (1.0, 0.0))
+
+    def _flow(
+        self, x: Tensor, context: Tensor | None, times: tuple[float, float]
+    ) -> tuple[Tensor, Tensor]:
+        from torchdiffeq import odeint
+
+        like = next(self.net.parameters(), x)
+        check_input("ContinuousFlow", x, self.features, like=like)
+        if self.context_features:
+            context = check_context("ContinuousFlow", context, len(x), self.context_features)
+            context = context.to(like.dtype)
+        else:
+            context = None
+        if not len(x):
+            return x, x.new_zeros(0)
+        compute = torch.promote_types(like.dtype, torch.float32)
+        # No step is small enough to be more exact than the net is.
+        tol = max(self.tol, torch.finfo(like.dtype).eps)
+        # A sample that is not finite would leave the solver no step size for any other.
+        finite = x.isfinite().all(1)
+        start = x.to(compute).where(finite.unsqueeze(1), 0.0)
+        noise = torch.randint_like(start, 2) * 2 - 1 if self.training else None
+
+        def dynamics(time: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            def velocity(y: Tensor) -> Tensor:
+                clocked = torch.cat((y, time.to(y).expand(len(y), 1)), dim=1).to(like.dtype)
+                v = self.net(clocked) if context is None else self.net(clocked, context)
+                return v.to(compute)
+
+            return _velocity_and_trace(velocity, state[0], noise)
+
+        with no_autocast(x):
+            path, log_det = odeint(
+                dynamics,
+                (start, start.new_zeros(len(start))),
+                start.new_tensor(times),
+                rtol=tol,
+                atol=tol,
+            )
+        y = path[-1].where(finite.unsqueeze(1), torch.nan)
+        return y.to(x.dtype), log_det[-1].where(finite, torch.nan).to(x.dtype)
+
+
+def _velocity_and_trace(
+    velocity: Callable[[Tensor], Tensor], y: Tensor, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The velocity at `y` and the trace of its Jacobian, estimated if there is noise."""
+    if noise is not None:
+        v, product = torch.func.jvp(velocity, (y,), (noise,))[:2]
+        return v, (noise * product).sum(1)
+
+    def column(unit: Tensor) -> Tensor:
+        return torch.func.jvp(velocity, (y,), (unit.expand_as(y),))[1] @ unit
+
+    units = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
+    # In chunks, so that memory does not grow with the square of the number of features.
+    diagonal = torch.func.vmap(column, chunk_size=16)(units)
+    return velocity(y), diagonal.sum(0)

@@ -1,0 +1,122 @@
+"""Kolmogorov-Arnold networks."""
+
+from itertools import pairwise
+from math import comb, factorial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["KAN", "cardinal_bspline"]
+
+_BOUND = 3.0  # of the grids: inputs and hidden units are of unit scale
+
+
+def cardinal_bspline(u: Tensor, order: int) -> Tensor:
+    r"""The B-spline with integer knots whose support has its middle at 0, at `u`.
+
+    .. math:: B_k(u) = \frac{1}{k!} \sum_{j=0}^{\lfloor k / 2 \rfloor} (-1)^j \binom{k + 1}{j}
+        \max\left(0, \tfrac{k + 1}{2} - |u| - j\right)^k
+
+    References:
+        Schoenberg, Cardinal spline interpolation, 1973, lecture 1
+
+    Example:
+        >>> cardinal_bspline(torch.tensor([-1.0, 0.0, 0.5]), order=1)
+        tensor([0.0000, 1.0000, 0.5000])
+    """
+    reach = (order + 1) / 2 - u.abs()
+    terms = (
+        (-1) ** j * comb(order + 1, j) / factorial(order) * F.relu(reach - j) ** order
+        for j in range(order // 2 + 1)
+    )
+    return sum(terms, start=torch.zeros_like(u))
+
+
+class KAN(nn.Module):
+    r"""Kolmogorov-Arnold network, whose output starts at zero.
+
+    Layers of edges :math:`\phi(x) = w \, \mathrm{silu}(x) + \sum_i c_i B_k(x / \Delta - i)`,
+    one for each pair of an input and an output, with B-splines on a uniform grid over [-3, 3].
+    Beyond the grid the splines fade out smoothly over `order` more cells, and the SiLU goes
+    on. The last layer starts at zero, so that the layer it conditions starts as the identity.
+
+    Args:
+        in_features: size of the input.
+        out_features: size of the output.
+        hidden_features: width between layers.
+        num_layers: number of layers of edges.
+        grid_size: number of grid cells.
+        order: degree of the splines, 1 to 3.
+        context_features: size of a context that is read beside the input; 0 for none.
+
+    Shapes: (..., in_features) and (..., context_features) in, (..., out_features) out.
+
+    Raises:
+        ValueError: an order other than 1, 2 or 3; no layer; no grid cell.
+
+    References:
+        Liu et al., KAN: Kolmogorov-Arnold networks, 2024 (https://arxiv.org/abs/2404.19756)
+
+    Example:
+        >>> net = KAN(4, 6, hidden_features=32)
+        >>> net(torch.randn(10, 4)).shape
+        torch.Size([10, 6])
+        >>> layer = mb.Coupling(48, mb.RationalQuadratic(), net=mb.nets.KAN)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        hidden_features: int = 128,
+        num_layers: int = 2,
+        grid_size: int = 5,
+        order: int = 3,
+        context_features: int = 0,
+    ) -> None:
+        super().__init__()
+        if order not in (1, 2, 3):
+            raise ValueError(f"KAN: order must be 1, 2 or 3, got {order}")
+        for name, value in (("num_layers", num_layers), ("grid_size", grid_size)):
+            if value < 1:
+                raise ValueError(f"KAN: {name} must be at least 1, got {value}")
+        hidden = [hidden_features] * (num_layers - 1)
+        sizes = [in_features + context_features, *hidden, out_features]
+        self.layers = nn.ModuleList(_Edges(*pair, grid_size, order) for pair in pairwise(sizes))
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if context is not None:
+            x = torch.cat((x, context.to(x.dtype)), dim=-1)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class _Edges(nn.Module):
+    """One layer: the sum over inputs of an edge for each output."""
+
+    def __init__(self, in_features: int, out_features: int, grid_size: int, order: int) -> None:
+        super().__init__()
+        self.grid_size, self.order = grid_size, order
+        num_splines = grid_size + order
+        self.base = nn.Parameter(torch.empty(out_features, in_features))
+        self.splines = nn.Parameter(torch.empty(out_features, num_splines, in_features))
+        # Variances of about a third and a hundredth of that of unit inputs.
+        bound = in_features**-0.5
+        nn.init.uniform_(self.base, -bound, bound)
+        nn.init.normal_(self.splines, std=0.1 * bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = (x + _BOUND) * (self.grid_size / (2 * _BOUND))
+        first = (1 - self.order) / 2  # middle of the first spline's support, in grid cells
+        centers = first + torch.arange(self.grid_size + self.order, device=x.device)
+        # Splines before features: the memory runs along the features, which are many.
+        basis = cardinal_bspline(
+            u.unsqueeze(-2) - centers.unsqueeze(-1).to(u.dtype), self.order
+        )
+        splines = F.linear(basis.flatten(-2), self.splines.flatten(1))
+        return splines + F.linear(F.silu(x), self.base)

@@ -1,0 +1,186 @@
+"""MixerFlows with the inner flows of the literature, one function each.
+
+Each takes the arguments of `MixerFlow` that it does not set itself.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import normflows as nf
+
+from . import nets
+from .autoregressive import Autoregressive
+from .continuous import ContinuousFlow
+from .flow import Chain, Flow
+from .kan import KANLayer
+from .models import MixerFlow
+from .univariate import Affine, RationalQuadratic
+
+__all__ = ["affine", "ffjord", "kan", "kan_layer", "maf_hybrid", "residual", "spline"]
+
+
+def affine(image_shape: Sequence[int] = (3, 32, 32), **options: Any) -> MixerFlow:
+    """The MixerFlow of the paper: affine couplings with residual perceptrons.
+
+    References:
+        English et al., MixerFlow, 2023 (https://arxiv.org/abs/2310.16777)
+
+    Example:
+        >>> model = mb.presets.affine((3, 16, 16), num_layers=2, hidden_features=16)
+        >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
+        torch.Size([5])
+    """
+    return MixerFlow(image_shape, **options)
+
+
+def spline(
+    image_shape: Sequence[int] = (3, 32, 32),
+    *,
+    num_bins: int = 8,
+    bound: float = 5.0,
+    **options: Any,
+) -> MixerFlow:
+    """Couplings of rational-quadratic splines.
+
+    References:
+        Durkan et al., Neural spline flows, 2019 (https://arxiv.org/abs/1906.04032)
+
+    Example:
+        >>> model = mb.presets.spline((3, 16, 16), num_layers=2, hidden_features=16)
+        >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
+        torch.Size([5])
+    """
+    return MixerFlow(image_shape, univariate=RationalQuadratic(num_bins, bound), **options)
+
+
+def kan(
+    image_shape: Sequence[int] = (3, 32, 32), *, grid_size: int = 5, **options: Any
+) -> MixerFlow:
+    """Affine couplings whose parameters come from Kolmogorov-Arnold networks.
+
+    References:
+        Liu et al., KAN: Kolmogorov-Arnold networks, 2024 (https://arxiv.org/abs/2404.19756)
+
+    Example:
+        >>> model = mb.presets.kan((3, 16, 16), num_layers=2, hidden_features=16)
+        >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
+        torch.Size([5])
+    """
+    return MixerFlow(image_shape, net=partial(nets.KAN, grid_size=grid_size), **options)
+
+
+def kan_layer(
+    image_shape: Sequence[int] = (3, 32, 32),
+    *,
+    grid_size: int = 8,
+    bound: float = 5.0,
+    **options: Any,
+) -> MixerFlow:
+    """Invertible Kolmogorov-Arnold layers, which need no net at all, in place of couplings.
+
+    References:
+        Liu et al., KAN: Kolmogorov-Arnold networks, 2024 (https://arxiv.org/abs/2404.19756)
+
+    Example:
+        >>> model = mb.presets.kan_layer((3, 16, 16), num_layers=2)
+        >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
+        torch.Size([5])
+    """
+    flow = partial(KANLayer, grid_size=grid_size, bound=bound)
+    return _everywhere(flow, image_shape, options)
+
+
+def maf_hybrid(
+    image_shape: Sequence[int] = (3, 32, 32),
+    *,
+    hidden_factor: int = 4,
+    num_classes: int = 0,
+    **options: Any,
+) -> MixerFlow:
+    """Two masked autoregressive layers of opposite order over the patches, couplings beside.
+
+    Densities take one pass, samples one pass for each patch. `hidden_factor` is the width of
+    the masked nets over the number of patches.
+
+    References:
+        English et al., MixerFlow, 2023 (https://arxiv.org/abs/2310.16777), and
+        Papamakarios et al., Masked autoregressive flow for density estimation, 2017
+        (https://arxiv.org/abs/1705.07057)
+
+    Example:
+        >>> model = mb.presets.maf_hybrid((3, 16, 16), num_layers=2, hidden_features=16)
+        >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
+        torch.Size([5])
+    """
+
+    def patch_flow(num_patches: int) -> Flow:
+        return Chain(
+            Autoregressive(
+                num_patches,
+                Affine(max_log_scale=1.0),
+                hidden_features=hidden_factor * num_patches,
+                num_blocks=1,
+                context_features=num_classes,
+                reverse=reverse,
+            )
+            for reverse in (True, False)
+        )
+
+    return MixerFlow(image_shape, patch_flow=patch_flow, num_classes=num_classes, **options)
+
+
+def residual(
+    image_shape: Sequence[int] = (3, 32, 32), *, hidden_features: int = 64, **options: Any
+) -> MixerFlow:
+    """Lipschitz-constrained residual flows of normflows in place of couplings.
+
+    Their log-determinants are unbiased random estimates, and their inverses fixed points. Call
+    `normflows.utils.update_lipschitz(model, 5)` after each step of the optimiser, as with any
+    model that holds `normflows.flows.Residual`.
+
+    References:
+        Chen et al., Residual flows for invertible generative modeling, 2019
+        (https://arxiv.org/abs/1906.02735)
+
+    Example:
+        >>> model = mb.presets.residual((3, 16, 16), num_layers=2, hidden_features=16)
+        >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
+        torch.Size([5])
+    """
+
+    def flow(size: int) -> Flow:
+        net = nf.nets.LipschitzMLP(
+            [size, hidden_features, size], init_zeros=True, lipschitz_const=0.9
+        )
+        return nf.flows.Residual(net, reduce_memory=True)
+
+    return _everywhere(flow, image_shape, options)
+
+
+def ffjord(
+    image_shape: Sequence[int] = (3, 32, 32), *, tol: float = 1e-3, **options: Any
+) -> MixerFlow:
+    """Continuous-time flows in place of couplings; needs the extra `ode`.
+
+    References:
+        Grathwohl et al., FFJORD, 2018 (https://arxiv.org/abs/1810.01367)
+
+    Example:
+        >>> model = mb.presets.ffjord((3, 16, 16), num_layers=2, hidden_features=16)
+        >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
+        torch.Size([5])
+    """
+    flow = partial(
+        ContinuousFlow,
+        tol=tol,
+        hidden_features=options.pop("hidden_features", 64),
+        context_features=options.get("num_classes", 0),
+    )
+    return _everywhere(flow, image_shape, options)
+
+
+def _everywhere(
+    flow: Callable[[int], Flow], image_shape: Sequence[int], options: dict[str, Any]
+) -> MixerFlow:
+    return MixerFlow(image_shape, channel_flow=flow, patch_flow=flow, **options)

@@ -1,0 +1,103 @@
+"""MixerFlows with every inner flow: train, sample, invert, take classes, run under autocast."""
+
+import normflows as nf
+import pytest
+import torch
+from conftest import NETS, UNIVARIATES
+from torch.testing import assert_close
+
+import mixer_bijectors as mb
+
+SHAPE = (1, 8, 8)
+PRESETS = {
+    name: getattr(mb.presets, name)
+    for name in ("affine", "spline", "kan", "kan_layer", "maf_hybrid", "residual", "ffjord")
+}
+ESTIMATED = {"residual"}  # its log-determinants are random
+
+
+def tiny(make, **options):
+    return make(SHAPE, patch_size=2, num_layers=2, shift_every=2, hidden_features=8, **options)
+
+
+def images(count=16):
+    """Smooth random images."""
+    noise = torch.randn(count, 1, 2, 2)
+    return torch.nn.functional.interpolate(noise, SHAPE[1:], mode="bilinear").clamp(-1, 0.99)
+
+
+def test_every_preset_is_tried():
+    assert set(mb.presets.__all__) == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+class TestPreset:
+    def test_trains_samples_and_inverts(self, name):
+        model = tiny(PRESETS[name])
+        x = images() + 0.05 * torch.rand(16, *SHAPE)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        losses = []
+        for _ in range(12):
+            loss = model.forward_kld(x)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            nf.utils.update_lipschitz(model, 5)
+            losses.append(loss.item())
+        assert losses[-1] < losses[0] - 5
+        model.eval()
+        with torch.no_grad():
+            z = model.inverse(x)
+            assert_close(model.forward(z), x, atol=2e-3, rtol=0)
+            samples, log_prob = model.sample(3)
+            assert samples.shape == (3, *SHAPE)
+            assert log_prob.isfinite().all()
+            if name not in ESTIMATED:
+                assert_close(model.log_prob(samples), log_prob, atol=0.1, rtol=1e-3)
+
+    def test_takes_classes(self, name):
+        if name in ("kan_layer", "residual"):
+            pytest.skip("its layers read no context")
+        model = tiny(PRESETS[name], num_classes=3)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        x = images(1).expand(3, -1, -1, -1)
+        log_prob = model.eval().log_prob(x, torch.arange(3))
+        assert len(set(log_prob.tolist())) == 3
+
+
+@pytest.mark.parametrize("univariate", UNIVARIATES)
+@pytest.mark.parametrize("net", NETS)
+def test_bfloat16_autocast_is_close_to_float32(univariate, net):
+    """Nets run in bfloat16; splines and log-determinants stay in float32."""
+    model = tiny(mb.MixerFlow, univariate=UNIVARIATES[univariate], net=NETS[net]).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x = images()
+    z, log_det = model.inverse_and_log_det(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z_low, log_det_low = model.inverse_and_log_det(x)
+        back, _ = model.forward_and_log_det(z_low)
+    assert (z_low.dtype, log_det_low.dtype) == (torch.float32, torch.float32)
+    assert_close(z_low, z, atol=0.05, rtol=0.05)
+    assert_close(log_det_low, log_det, atol=0.3, rtol=0.02)
+    # The nets see halves that differ by float32's rounding, which theirs can magnify.
+    assert_close(back, x, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("univariate", UNIVARIATES)
+@pytest.mark.parametrize("net", NETS)
+def test_class_conditional_couplings(univariate, net):
+    model = tiny(
+        mb.MixerFlow, univariate=UNIVARIATES[univariate], net=NETS[net], num_classes=3
+    ).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x = images(6).double().requires_grad_()
+    labels = torch.arange(6) % 3
+    log_prob = model.log_prob(x, labels)
+    assert not torch.isclose(log_prob, model.log_prob(x, (labels + 1) % 3)).any()
+    back = model.forward(model.inverse(x, labels), labels)
+    assert_close(back, x, atol=1e-8, rtol=0)
+    log_prob.sum().backward()
+    assert all(p.grad.isfinite().all() for p in [x, *model.parameters()])

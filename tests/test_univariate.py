@@ -1,0 +1,275 @@
+"""Univariate bijections against their definitions, the autograd Jacobian and peers."""
+
+import itertools
+import math
+
+import fuzz
+import nflows.transforms.splines as nflows_splines
+import normflows.utils.splines as normflows_splines
+import pytest
+import torch
+import zuko
+from conftest import UNIVARIATES
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.interpolate import BSpline
+from torch.testing import assert_close
+
+import mixer_bijectors as mb
+
+DIRECTIONS = pytest.mark.parametrize("inverse", [False, True])
+SPLINES = {name: u for name, u in UNIVARIATES.items() if name not in ("additive", "affine")}
+
+
+def draw(univariate, scale=1.0, batch=200, dtype=torch.float64):
+    x = torch.randn(batch, 3, dtype=dtype)
+    return x, scale * torch.randn(batch, 3, univariate.num_params, dtype=dtype)
+
+
+@pytest.mark.parametrize("univariate", UNIVARIATES.values(), ids=UNIVARIATES.keys())
+class TestUnivariate:
+    @given(x=st.floats(-10, 10), data=st.data())
+    def test_round_trip_and_derivative(self, univariate, x, data):
+        size = univariate.num_params
+        params = data.draw(st.lists(st.floats(-5, 5), min_size=size, max_size=size))
+        params = torch.tensor([params], dtype=torch.float64)
+        x = torch.tensor([x], dtype=torch.float64, requires_grad=True)
+        y, log_derivative = univariate(x, params)
+        (slope,) = torch.autograd.grad(y.sum(), x)
+        assert_close(log_derivative, slope.log())
+        back, log_derivative_back = univariate(y, params, inverse=True)
+        assert_close(back, x, atol=1e-7, rtol=1e-7)
+        assert_close(log_derivative_back, -log_derivative, atol=1e-5, rtol=1e-5)
+
+    @DIRECTIONS
+    def test_zero_parameters_are_the_identity(self, univariate, inverse):
+        x = torch.randn(50, 4, dtype=torch.float64)
+        params = torch.zeros(50, 4, univariate.num_params, dtype=torch.float64)
+        y, log_derivative = univariate(x, params, inverse)
+        assert_close(y, x, atol=1e-14, rtol=0)
+        assert_close(log_derivative, torch.zeros_like(x), atol=1e-14, rtol=0)
+
+    @DIRECTIONS
+    def test_gradients_of_first_and_second_order(self, univariate, inverse):
+        x, params = draw(univariate, batch=4)
+        x.requires_grad_()
+        params.requires_grad_()
+        assert torch.autograd.gradcheck(lambda *a: univariate(*a, inverse), (x, params))
+        assert torch.autograd.gradgradcheck(lambda *a: univariate(*a, inverse), (x, params))
+
+    @DIRECTIONS
+    def test_transforms_of_torch_func(self, univariate, inverse):
+        x, params = draw(univariate, batch=4)
+
+        def total(x, params):
+            y, log_derivative = univariate(x, params, inverse)
+            return (y + log_derivative).sum()
+
+        gradients = torch.func.grad(total, argnums=(0, 1))
+        mapped = torch.func.vmap(gradients)(x, params)
+        assert_close(mapped, gradients(x, params))
+
+    @DIRECTIONS
+    def test_parameters_broadcast(self, univariate, inverse):
+        x, params = draw(univariate)
+        shared = params[0].requires_grad_()
+        full = shared.expand_as(params)
+        want, got = (univariate(x, p, inverse) for p in (full, shared))
+        assert_close(got, want)
+        gradients = [torch.autograd.grad(sum(t.sum() for t in o), shared) for o in (want, got)]
+        assert_close(*gradients)
+
+    @DIRECTIONS
+    def test_float32_agrees_with_float64(self, univariate, inverse):
+        x, params = draw(univariate)
+        want = univariate(x, params, inverse)
+        got = univariate(x.float(), params.float(), inverse)
+        assert_close([t.double() for t in got], list(want), atol=1e-4, rtol=1e-4)
+
+    def test_half_precision_keeps_log_derivatives_in_float32(self, univariate):
+        x, params = (t.bfloat16() for t in draw(univariate))
+        y, log_derivative = univariate(x, params)
+        assert (y.dtype, log_derivative.dtype) == (torch.bfloat16, torch.float32)
+
+    @DIRECTIONS
+    def test_any_leading_shape(self, univariate, inverse):
+        for shape in ((), (0,), (2, 1, 3)):
+            x, params = torch.randn(shape), torch.randn(*shape, univariate.num_params)
+            y, log_derivative = univariate(x, params, inverse)
+            assert y.shape == log_derivative.shape == shape
+
+    @DIRECTIONS
+    @pytest.mark.parametrize("scale", [1.0, 1e3, 1e30])
+    def test_extreme_parameters_stay_finite(self, univariate, scale, inverse):
+        x, params = (
+            t.requires_grad_() for t in draw(univariate, scale, 1000, dtype=torch.float32)
+        )
+        y, log_derivative = univariate(x, params, inverse)
+        gradients = torch.autograd.grad(y.sum() + log_derivative.sum(), (x, params))
+        assert all(t.isfinite().all() for t in (y, log_derivative, *gradients))
+
+    @DIRECTIONS
+    def test_nan_stays_where_it_is(self, univariate, inverse):
+        x, params = draw(univariate)
+        x[3, 1] = torch.nan
+        y, _ = univariate(x, params, inverse)
+        assert torch.equal(y.isnan(), x.isnan())
+
+
+def test_nothing_breaks_any_univariate():
+    """A sample of what benchmarks/fuzz.py tries ten thousand times."""
+    outcomes = fuzz.run_trials(fuzz.UNIVARIATES, trials=140, seed=1)
+    assert [failure for failure in itertools.chain(*outcomes.values()) if failure] == []
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_affine_agrees_with_zuko(scale):
+    x, params = draw(mb.Affine(), scale)
+    theirs = zuko.transforms.MonotonicAffineTransform(
+        params[..., 1], params[..., 0], slope=math.exp(-mb.Affine.max_log_scale)
+    )
+    y, log_derivative = mb.Affine()(x, params)
+    assert_close(y, theirs(x))
+    assert_close(log_derivative, theirs.log_abs_det_jacobian(x, y))
+    assert_close(mb.Affine()(y, params, inverse=True)[0], theirs.inv(y))
+
+
+# In float32 with parameters that make no bin so narrow or steep that rounding is seen.
+PRECISIONS = pytest.mark.parametrize(
+    ("dtype", "scale", "atol"), [(torch.float32, 0.2, 1e-5), (torch.float64, 1.0, 1e-10)]
+)
+
+
+@PRECISIONS
+@DIRECTIONS
+@pytest.mark.parametrize("circular", [False, True])
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        normflows_splines.unconstrained_rational_quadratic_spline,
+        nflows_splines.unconstrained_rational_quadratic_spline,
+    ],
+    ids=["normflows", "nflows"],
+)
+def test_rational_quadratic_agrees_with(theirs, circular, inverse, dtype, scale, atol):
+    if circular and theirs.__module__.startswith("nflows"):
+        pytest.skip("nflows has no circular splines")
+    spline = mb.RationalQuadratic(num_bins=6, bound=2.0, circular=circular)
+    x, params = draw(spline, scale, dtype=dtype)
+    if circular:
+        x = x.clamp(-2, 2)
+    widths, heights, slopes = params.split([6, 6, spline.num_params - 12], dim=-1)
+    # Their slopes are 1e-3 + softplus of a parameter.
+    slopes = (slopes / (1 + slopes.abs() / math.log(1e3))).exp()
+    slopes = (slopes - 1e-3).expm1().log()
+    tails = "circular" if circular else "linear"
+    want = theirs(x, widths, heights, slopes, inverse=inverse, tails=tails, tail_bound=2.0)
+    assert_close(spline(x, params, inverse), want, atol=atol, rtol=atol)
+
+
+@PRECISIONS
+@DIRECTIONS
+def test_rational_quadratic_agrees_with_zuko(inverse, dtype, scale, atol):
+    spline = mb.RationalQuadratic(num_bins=6, bound=2.0)
+    x, params = draw(spline, scale / 2, dtype=dtype)
+    *logits, slopes = params.split([6, 6, 5], dim=-1)
+    # Their shares have no floor, and their logits a soft bound.
+    shares = [(1e-3 + (1 - 6e-3) * t.softmax(-1)).log() for t in logits]
+    shares = [t - t.mean(-1, keepdim=True) for t in shares]
+    widths, heights = (t / (1 - 2 * t.abs() / math.log(1e3)) for t in shares)
+    theirs = zuko.transforms.MonotonicRQSTransform(widths, heights, slopes, bound=2.0)
+    y, log_derivative = spline(x, params, inverse)
+    want = theirs.inv(x) if inverse else theirs(x)
+    assert_close(y, want, atol=atol, rtol=atol)
+    if inverse:
+        want = -theirs.log_abs_det_jacobian(want, x)
+    else:
+        want = theirs.log_abs_det_jacobian(x, want)
+    assert_close(log_derivative, want, atol=atol, rtol=atol)
+
+
+def test_circular_splines_go_on_periodically():
+    spline = mb.RationalQuadratic(circular=True, bound=math.pi)
+    x, params = draw(spline)
+    y, log_derivative = spline(x, params)
+    shifted, log_derivative_shifted = spline(x + 2 * math.pi, params)
+    assert_close(shifted, y + 2 * math.pi)
+    assert_close(log_derivative_shifted, log_derivative)
+    ends = torch.full((200, 3), math.pi, dtype=torch.float64)
+    slopes = [spline(sign * (1 - 1e-13) * ends, params)[1] for sign in (-1, 1)]
+    assert_close(*slopes, atol=1e-8, rtol=0)
+
+
+@PRECISIONS
+def test_monotone_bspline_is_the_bspline_of_scipy(dtype, scale, atol):
+    spline = mb.MonotoneBSpline(grid_size=7, bound=2.0)
+    cell = 4 / 7
+    params = scale * torch.randn(5, dtype=dtype)
+    increments = 5 * (1e-3 + (1 - 5e-3) * params.softmax(0))
+    steps = torch.cat((torch.ones(2), increments, torch.ones(2))).double()
+    coefficients = -2 + cell * (steps.cumsum(0) - 1)
+    first = torch.tensor([-2 - cell], dtype=torch.float64)
+    coefficients = torch.cat((first, coefficients)).numpy()
+    knots = -2 + cell * torch.arange(-3, 11).double().numpy()
+    theirs = BSpline(knots, coefficients, 3)
+    x = torch.linspace(-1.99, 1.99, 101, dtype=dtype)
+    y, log_derivative = spline(x, params)
+    want = torch.as_tensor(theirs(x.double().numpy()))
+    slope = torch.as_tensor(theirs.derivative()(x.double().numpy()))
+    assert_close(y.double(), want, atol=atol, rtol=atol)
+    assert_close(log_derivative.double(), slope.log(), atol=10 * atol, rtol=10 * atol)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)]
+)
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_monotone_bspline_inverts_exactly(dtype, tolerance, scale):
+    """Up to rounding of the interval, which a flat piece magnifies on one of its axes."""
+    spline = mb.MonotoneBSpline()
+    y, params = draw(spline, scale, 20_000, dtype)
+    x, _ = spline(y, params, inverse=True)
+    again, log_derivative = spline(x, params)
+    error = (again - y).abs() / log_derivative.exp().clamp(min=1)
+    assert error.max() < tolerance
+
+
+def test_monotone_bspline_is_twice_differentiable_everywhere():
+    spline = mb.MonotoneBSpline(grid_size=6)
+    params = 2 * torch.randn(4, dtype=torch.float64)
+    knots = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    sides = []
+    for offset in (-1e-9, 1e-9):
+        x = (knots + offset).requires_grad_()
+        y, _ = spline(x, params)
+        (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), x)
+        sides.append(torch.stack((y.detach(), first.detach(), second)))
+    assert_close(*sides, atol=1e-6, rtol=0)
+
+
+@DIRECTIONS
+@pytest.mark.parametrize("name", SPLINES)
+def test_inputs_that_all_lie_in_the_tails_or_at_the_ends(name, inverse):
+    univariate = SPLINES[name]
+    params = torch.randn(6, univariate.num_params)
+    x = torch.tensor([-3.0, 3.0, -7.0, 7.0, -1e30, 1e30])
+    y, log_derivative = univariate(x, params, inverse)
+    assert log_derivative.isfinite().all()
+    if not getattr(univariate, "circular", False):
+        assert torch.equal(y, x)
+        assert not log_derivative.any()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mb.RationalQuadratic(1), "num_bins must be from 2 to 500, got 1"),
+        (lambda: mb.RationalQuadratic(bound=0.0), "bound must be positive, got 0.0"),
+        (lambda: mb.MonotoneBSpline(3), "grid_size must be at least 4, got 3"),
+        (lambda: mb.MonotoneBSpline(bound=-1.0), "bound must be positive, got -1.0"),
+    ],
+)
+def test_impossible_splines_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
