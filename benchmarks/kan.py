@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ def main() -> None:
 
     layer = nets.KAN(IN, OUT, num_layers=1, grid_size=GRID, order=ORDER)
     models: dict[str, Callable[[Tensor], Tensor]] = {"mixer_bijectors": layer}
+    # pykan's package has the name of this script, whose folder comes first in the path.
+    sys.path.remove(str(Path(__file__).parent))
     try:
         from kan.KANLayer import KANLayer
     except ImportError:

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import mixer_bijectors as mb
 from mixer_bijectors import nets
-from mixer_bijectors.nets.kan import cardinal_bspline
+from mixer_bijectors.nets.kan import cardinal_bspline, uniform_basis
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -19,6 +19,25 @@ def test_cardinal_bsplines_are_those_of_the_recursion(order):
     recursion = BSpline.basis_element(np.arange(order + 2) - half, extrapolate=False)
     want = torch.as_tensor(np.nan_to_num(recursion(u.numpy())))
     assert_close(cardinal_bspline(u, order), want, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_basis_is_the_same_compiled_and_eager(order):
+    torch._dynamo.reset()
+    u = torch.linspace(-9, 14, 500, dtype=torch.float64).view(50, 10).requires_grad_()
+    compiled = torch.compile(uniform_basis, fullgraph=True, backend="aot_eager")
+    bases = [basis(u, 5, order) for basis in (uniform_basis, compiled)]
+    assert_close(*bases, atol=1e-13, rtol=0)
+    weight = torch.randn_like(bases[0])
+    gradients = [torch.autograd.grad((weight * basis).sum(), u)[0] for basis in bases]
+    assert_close(*gradients, atol=1e-12, rtol=0)
+
+
+def test_nan_spoils_no_other_feature():
+    u = torch.tensor([0.5, torch.nan, 1e30, -torch.inf])
+    basis = uniform_basis(u, 5, 3)
+    assert basis[:, 1].isnan().any()
+    assert basis[:, [0, 2, 3]].isfinite().all()
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

@@ -33,6 +33,47 @@ def cardinal_bspline(u: Tensor, order: int) -> Tensor:
     return sum(terms, start=torch.zeros_like(u))
 
 
+def uniform_basis(u: Tensor, grid_size: int, order: int) -> Tensor:
+    """The grid_size + order B-splines on a grid of unit cells that starts at 0.
+
+    Args:
+        u: positions of shape (..., features).
+        grid_size: number of cells.
+        order: degree of the splines, 1 to 3.
+
+    Returns:
+        Values of shape (..., grid_size + order, features).
+
+    Example:
+        >>> uniform_basis(torch.tensor([0.5]), grid_size=2, order=1)
+        tensor([[0.5000],
+                [0.5000],
+                [0.0000]])
+    """
+    if torch.compiler.is_compiling():
+        # One loop over memory, with nothing to index.
+        centers = (1 - order) / 2 + torch.arange(grid_size + order, device=u.device)
+        return cardinal_bspline(u.unsqueeze(-2) - centers.unsqueeze(-1).to(u.dtype), order)
+    # Only order + 1 of the splines are not zero. Cells are counted from where the first spline
+    # begins; `order` more on either side take what is beyond, and are cut off.
+    v = (u + order).clamp(0, grid_size + 2 * order)
+    cell = v.detach().floor().clamp(max=grid_size + 2 * order - 1).nan_to_num(0.0)
+    t = v - cell
+    r = 1 - t
+    values: tuple[Tensor, ...]
+    if order == 1:
+        values = (r, t)
+    elif order == 2:
+        values = (r * r / 2, t * r + 0.5, t * t / 2)
+    else:
+        middle = ((s * s * (3 * s - 6) + 4) / 6 for s in (t, r))
+        values = (r * r * r / 6, *middle, t * t * t / 6)
+    index = cell.long().unsqueeze(-2) + torch.arange(order + 1, device=u.device).unsqueeze(-1)
+    padded = v.new_zeros(*v.shape[:-1], grid_size + 3 * order, v.shape[-1])
+    padded.scatter_add_(-2, index, torch.stack(values, dim=-2))
+    return padded[..., order:-order, :]
+
+
 class KAN(nn.Module):
     r"""Kolmogorov-Arnold network, whose output starts at zero.
 
@@ -111,12 +152,9 @@ class _Edges(nn.Module):
         nn.init.normal_(self.splines, std=0.1 * bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        u = (x + _BOUND) * (self.grid_size / (2 * _BOUND))
-        first = (1 - self.order) / 2  # middle of the first spline's support, in grid cells
-        centers = first + torch.arange(self.grid_size + self.order, device=x.device)
         # Splines before features: the memory runs along the features, which are many.
-        basis = cardinal_bspline(
-            u.unsqueeze(-2) - centers.unsqueeze(-1).to(u.dtype), self.order
+        basis = uniform_basis(
+            (x + _BOUND) * (self.grid_size / (2 * _BOUND)), self.grid_size, self.order
         )
         splines = F.linear(basis.flatten(-2), self.splines.flatten(1))
         return splines + F.linear(F.silu(x), self.base)

@@ -182,10 +182,7 @@ def _locate(
     end = slopes[:1] if spline.circular else torch.zeros_like(slopes[:1])
     slopes = torch.cat((slopes, end) if spline.circular else (end, slopes, end))
     slopes = slopes.reshape(k + 1, *[1] * (u.dim() + 1 - slopes.dim()), *slopes.shape[1:])
-    a0, a1 = (
-        slopes.expand(-1, *u.shape).gather(0, (index + one).unsqueeze(0)).squeeze(0)
-        for one in (0, 1)
-    )
+    a0, a1 = _pick(slopes, index), _pick(slopes, index + 1)
     d0, d1 = ((a / (1 + a.abs() / _MAX_LOG_SLOPE)).exp() for a in (a0, a1))
     s = h / w
     if inverse:
@@ -256,7 +253,7 @@ def _gradient_of_choice(
         for corner, size in ((x, w), (y, h))
     )
     slopes = a0.new_zeros(spline.num_bins + 1, *a0.shape)
-    slopes.scatter_add_(0, index, a0.unsqueeze(0)).scatter_add_(0, index + 1, a1.unsqueeze(0))
+    slopes = _add_at(_add_at(slopes, index, a0), index + 1, a1)
     inner = slopes[1:-1]
     ends = [slopes[:1] + slopes[-1:]] if spline.circular else []
     return torch.cat((widths, heights, *ends, inner)).movedim(0, -1)
@@ -273,4 +270,24 @@ def _gradient_of_shares(
     # Through softmax: of each bin's gradient the mean over the shares is subtracted.
     mean = corner * before + size * share
     grad = torch.addcmul(-mean, earlier.to(mean.dtype), corner).mul_(shares)
-    return grad.scatter_add_(0, index, (share * size).unsqueeze(0))
+    return _add_at(grad, index, share * size)
+
+
+def _pick(table: Tensor, index: Tensor) -> Tensor:
+    """The entries `index`, of shape (...), of tables (entries, ...) that broadcast."""
+    if torch.compiler.is_compiling():
+        # Selecting entry by entry fuses with what comes before and after, a gather does not.
+        picked = table[0]
+        for j in range(1, len(table)):
+            picked = torch.where(index >= j, table[j], picked)
+        return picked
+    return table.expand(-1, *index.shape).gather(0, index.unsqueeze(0)).squeeze(0)
+
+
+def _add_at(table: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """Add values, of shape (...), to the entries `index`, of shape (1, ...), of a new table."""
+    if torch.compiler.is_compiling():
+        entries = torch.arange(len(table), device=index.device)
+        chosen = entries.view(-1, *[1] * values.dim()) == index
+        return torch.where(chosen, table + values, table)
+    return table.scatter_add_(0, index, values.unsqueeze(0))
