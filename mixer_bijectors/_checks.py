@@ -67,10 +67,14 @@ def check_context(
 
 
 def check_univariate(layer: str, univariate: object) -> None:
-    """Refuse a class where its instance is wanted."""
+    """Refuse what is not an elementwise bijection, its class included."""
     if isinstance(univariate, type):
         raise TypeError(
             f"{layer}: univariate must be an instance, {univariate.__name__}(), not the class"
+        )
+    if not (callable(univariate) and hasattr(univariate, "num_params")):
+        raise TypeError(
+            f"{layer}: univariate must be a bijection such as Affine(), got {univariate!r}"
         )
 
 

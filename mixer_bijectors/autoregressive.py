@@ -22,7 +22,7 @@ class Autoregressive(Flow):
     Args:
         features: number of features.
         univariate: the elementwise bijection :math:`f`.
-        hidden_features: width of the net.
+        hidden_features: width of the net, at least `features - 1`.
         num_blocks: residual blocks of the net.
         context_features: size of the context; 0 for an unconditional layer, which ignores any.
         reverse: read the features from last to first.
@@ -32,8 +32,8 @@ class Autoregressive(Flow):
     Raises:
         TypeError: the input is not floating point, or of higher precision than the net;
             `univariate` is a class instead of an instance.
-        ValueError: an input not of shape (batch, features); a context that is missing or not
-            of shape (batch, context_features).
+        ValueError: a net too narrow; an input not of shape (batch, features); a context that is
+            missing or not of shape (batch, context_features).
 
     References:
         Papamakarios et al., Masked autoregressive flow for density estimation, 2017
@@ -60,6 +60,13 @@ class Autoregressive(Flow):
     ) -> None:
         super().__init__()
         check_univariate("Autoregressive", univariate)
+        if features < 1:
+            raise ValueError(f"Autoregressive: features must be at least 1, got {features}")
+        if hidden_features < features - 1:
+            raise ValueError(
+                f"Autoregressive: hidden_features must be at least features - 1 = "
+                f"{features - 1}, or some features reach no hidden unit, got {hidden_features}"
+            )
         self.features = features
         self.context_features = context_features
         self.univariate = univariate

@@ -45,7 +45,8 @@ class ContinuousFlow(Flow):
         ImportError: torchdiffeq is not installed; it comes with the extra `ode`.
         TypeError: the input is not floating point, or of higher precision than the net.
         ValueError: an input not of shape (batch, features); a context that is missing or not
-            of shape (batch, context_features).
+            of shape (batch, context_features); a tolerance that is not positive.
+        RuntimeError: the velocity is too steep for the tolerance.
 
     References:
         Grathwohl et al., FFJORD, 2018 (https://arxiv.org/abs/1810.01367)
@@ -75,6 +76,8 @@ class ContinuousFlow(Flow):
                 "ContinuousFlow needs torchdiffeq: pip install 'mixer_bijectors[ode]'"
             ) from error
         check_builder("ContinuousFlow", "net", net)
+        if not tol > 0:
+            raise ValueError(f"ContinuousFlow: tol must be positive, got {tol}")
         self.features = features
         self.context_features = context_features
         self.tol = tol
@@ -111,6 +114,9 @@ class ContinuousFlow(Flow):
         tol = max(self.tol, torch.finfo(like.dtype).eps)
         # A sample that is not finite would leave the solver no step size for any other.
         finite = x.isfinite().all(1)
+        if context is not None:
+            finite = finite & context.isfinite().all(1)
+            context = context.where(finite.unsqueeze(1), 0.0)
         start = x.to(compute).where(finite.unsqueeze(1), 0.0)
         noise = torch.randint_like(start, 2) * 2 - 1 if self.training else None
 
@@ -123,13 +129,19 @@ class ContinuousFlow(Flow):
             return _velocity_and_trace(velocity, state[0], noise)
 
         with no_autocast(x):
-            path, log_det = odeint(
-                dynamics,
-                (start, start.new_zeros(len(start))),
-                start.new_tensor(times),
-                rtol=tol,
-                atol=tol,
-            )
+            try:
+                path, log_det = odeint(
+                    dynamics,
+                    (start, start.new_zeros(len(start))),
+                    start.new_tensor(times),
+                    rtol=tol,
+                    atol=tol,
+                )
+            except AssertionError as error:
+                raise RuntimeError(
+                    f"ContinuousFlow: the solver found no step small enough for tol={tol:g} "
+                    f"({error}); the velocity is too steep or the input too large"
+                ) from error
         y = path[-1].where(finite.unsqueeze(1), torch.nan)
         return y.to(x.dtype), log_det[-1].where(finite, torch.nan).to(x.dtype)
 

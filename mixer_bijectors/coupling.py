@@ -95,8 +95,8 @@ class Coupling(Flow):
         x1, x2 = x.split(self.sizes, dim=1)
         kept, transformed = (x2, x1) if self.reverse else (x1, x2)
         if self.context_features:
-            check_context("Coupling", context, len(x), self.context_features)
-            params = self.net(kept.to(like.dtype), context)
+            context = check_context("Coupling", context, len(x), self.context_features)
+            params = self.net(kept.to(like.dtype), context.to(like.dtype))
         else:
             params = self.net(kept.to(like.dtype))
         # Parameter-major: each parameter of all features is one contiguous run of memory.

@@ -21,7 +21,8 @@ class Elementwise(Flow):
     Shapes: (batch, features) in and out, log_det (batch,).
 
     Raises:
-        TypeError: the input is not floating point; `univariate` is a class.
+        TypeError: the input is not floating point, or of higher precision than the parameters;
+            `univariate` is a class.
         ValueError: the input is not of shape (batch, features).
 
     Example:
@@ -45,6 +46,6 @@ class Elementwise(Flow):
         return self._transform(x, inverse=True)
 
     def _transform(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        check_input("Elementwise", x, self.features)
+        check_input("Elementwise", x, self.features, like=self.params)
         y, log_derivative = self.univariate(x, self.params, inverse)
         return y, log_derivative.sum(1).to(x.dtype)

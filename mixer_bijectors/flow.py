@@ -9,7 +9,15 @@ import torch
 from normflows.flows import Flow
 from torch import Tensor, nn
 
-__all__ = ["Chain", "Flow", "apply_flow", "apply_flows", "call_flow", "no_autocast"]
+__all__ = [
+    "Chain",
+    "Flow",
+    "apply_flow",
+    "apply_flows",
+    "call_flow",
+    "no_autocast",
+    "reads_context",
+]
 
 
 @torch.compiler.assume_constant_result
@@ -23,6 +31,18 @@ def _signature_takes_context(function: Callable[..., object]) -> bool:
     return "context" in parameters or any(
         p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
     )
+
+
+def reads_context(module: nn.Module) -> bool:
+    """Whether `module` is a flow that does more with a context than hand it on or ignore it.
+
+    Ours say so by `context_features`; of foreign ones, whose signature takes it.
+    """
+    if not isinstance(module, Flow):
+        return False
+    if type(module).__module__.startswith(__package__ + "."):
+        return bool(getattr(module, "context_features", 0))
+    return _takes_context(type(module), "inverse")
 
 
 def call_flow(

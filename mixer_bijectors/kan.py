@@ -1,5 +1,7 @@
 """Kolmogorov-Arnold layers."""
 
+from normflows.flows import Reverse
+
 from .elementwise import Elementwise
 from .flow import Chain
 from .linear import LULinear
@@ -37,6 +39,6 @@ class KANLayer(Chain):
     """
 
     def __init__(self, features: int, *, grid_size: int = 8, bound: float = 3.0) -> None:
-        super().__init__(
-            [Elementwise(features, MonotoneBSpline(grid_size, bound)), LULinear(features)]
-        )
+        splines = Elementwise(features, MonotoneBSpline(grid_size, bound))
+        # Turned around, so that densities take the spline itself, and samples its inverse.
+        super().__init__([Reverse(splines), LULinear(features)])

@@ -47,6 +47,19 @@ def test_density_direction_is_one_pass_and_agrees_with_normflows():
     assert_close(theirs(x)[0] - scale * x, x - z)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mb.Autoregressive(9, hidden_features=7), "at least features - 1 = 8, or some"),
+        (lambda: mb.Autoregressive(0), "features must be at least 1, got 0"),
+        (lambda: mb.ContinuousFlow(2, tol=0.0), "tol must be positive, got 0.0"),
+    ],
+)
+def test_impossible_layers_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 def test_overflow_of_one_feature_does_not_reach_those_before():
     layer = randomised(mb.Autoregressive(3, hidden_features=8))
     z = torch.tensor([[0.5, torch.inf, 0.5], [0.5, 0.0, 0.5]], dtype=torch.float64)
@@ -99,6 +112,20 @@ class TestContinuousFlow:
             optimizer.step()
             losses.append(loss.item())
         assert losses[-1] < losses[0] - 0.5
+
+    def test_nan_in_a_context_stays_in_its_sample(self):
+        layer = randomised(mb.ContinuousFlow(3, hidden_features=8, context_features=2)).eval()
+        x, context = torch.randn(4, 3).double(), torch.randn(4, 2).double()
+        want, _ = layer.inverse(x, context)
+        context[1] = torch.nan
+        z, _ = layer.inverse(x, context)
+        assert z[1].isnan().all()
+        assert_close(z[2:], want[2:], atol=1e-3, rtol=0)
+
+    def test_a_velocity_too_steep_is_one_sentence(self):
+        layer = randomised(mb.ContinuousFlow(3, hidden_features=8), std=3.0).eval()
+        with pytest.raises(RuntimeError, match="found no step small enough for tol=1e-05"):
+            layer.inverse(torch.tensor([[1e30, 0.0, 0.0], [0.0, 0.0, 0.0]]).double())
 
     def test_missing_solver_names_the_extra(self, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "torchdiffeq", None)

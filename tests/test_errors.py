@@ -169,6 +169,16 @@ ERRORS = {
         TypeError,
         "Coupling: univariate must be an instance, Affine(), not the class",
     ),
+    "a univariate's name": (
+        lambda: mb.Elementwise(6, "affine"),
+        TypeError,
+        "Elementwise: univariate must be a bijection such as Affine(), got 'affine'",
+    ),
+    "higher precision than elementwise parameters": (
+        lambda: mb.Elementwise(5).inverse(X.double()),
+        TypeError,
+        "Elementwise: the input is torch.float64, the parameters are torch.float32",
+    ),
     "image shape without channels": (
         lambda: mb.Patchify((28, 28), 4),
         ValueError,

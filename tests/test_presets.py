@@ -57,7 +57,9 @@ class TestPreset:
 
     def test_takes_classes(self, name):
         if name in ("kan_layer", "residual"):
-            pytest.skip("its layers read no context")
+            with pytest.raises(ValueError, match="none of the flows inside reads a context"):
+                tiny(PRESETS[name], num_classes=3)
+            return
         model = tiny(PRESETS[name], num_classes=3)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -79,7 +81,7 @@ def test_bfloat16_autocast_is_close_to_float32(univariate, net):
         z_low, log_det_low = model.inverse_and_log_det(x)
         back, _ = model.forward_and_log_det(z_low)
     assert (z_low.dtype, log_det_low.dtype) == (torch.float32, torch.float32)
-    assert_close(z_low, z, atol=0.05, rtol=0.05)
+    assert_close(z_low, z, atol=0.15, rtol=0.05)
     assert_close(log_det_low, log_det, atol=0.3, rtol=0.02)
     # The nets see halves that differ by float32's rounding, which theirs can magnify.
     assert_close(back, x, atol=0.02, rtol=0)

@@ -265,9 +265,10 @@ def test_inputs_that_all_lie_in_the_tails_or_at_the_ends(name, inverse):
     ("make", "message"),
     [
         (lambda: mb.RationalQuadratic(1), "num_bins must be from 2 to 500, got 1"),
-        (lambda: mb.RationalQuadratic(bound=0.0), "bound must be positive, got 0.0"),
-        (lambda: mb.MonotoneBSpline(3), "grid_size must be at least 4, got 3"),
-        (lambda: mb.MonotoneBSpline(bound=-1.0), "bound must be positive, got -1.0"),
+        (lambda: mb.RationalQuadratic(bound=0.0), "bound must be positive and finite, got 0.0"),
+        (lambda: mb.MonotoneBSpline(3), "grid_size must be from 4 to 500, got 3"),
+        (lambda: mb.MonotoneBSpline(bound=math.inf), "bound must be positive and finite"),
+        (lambda: mb.Affine(0.0), "Affine: max_log_scale must be positive, got 0.0"),
     ],
 )
 def test_impossible_splines_are_refused(make, message):

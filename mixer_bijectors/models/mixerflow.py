@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .._checks import check_builder, check_input, is_readable
 from ..actnorm import ActNorm
 from ..coupling import Coupling
-from ..flow import Chain, Flow, apply_flows
+from ..flow import Chain, Flow, apply_flows, reads_context
 from ..linear import LULinear
 from ..mixing import ChannelMixing, PatchMixing, PixelMixing
 from ..patches import Patchify, Shift
@@ -61,9 +61,9 @@ class MixerFlow(nf.NormalizingFlow):
         TypeError: images that are not floating point or of higher precision than the model,
             labels that are not a tensor of integers, a flow where a builder is expected.
         ValueError: an image not divisible into patches or with a single one (on construction),
-            a base of another shape than the latents; images of another shape; labels missing,
-            out of range (looked at on the CPU only) or given to an unconditional model; a
-            temperature that is not positive.
+            a base of another shape than the latents, classes that no flow inside reads; images
+            of another shape; labels missing, out of range (looked at on the CPU only) or given
+            to an unconditional model; a temperature that is not positive.
 
     References:
         English et al., MixerFlow: MLP-Mixer meets normalising flows, 2023
@@ -145,6 +145,11 @@ class MixerFlow(nf.NormalizingFlow):
             )
         # normflows lists flows from latent to data.
         super().__init__(base, layers[::-1])
+        if num_classes and not any(map(reads_context, self.flows.modules())):
+            raise ValueError(
+                f"MixerFlow: num_classes={num_classes}, but none of the flows inside reads a "
+                "context; build one that does, or leave out num_classes"
+            )
         self.image_shape = patchify.image_shape
         self.latent_shape = latent_shape
         self.num_classes = num_classes

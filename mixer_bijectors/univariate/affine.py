@@ -48,6 +48,9 @@ class Affine(Univariate):
         max_log_scale: the bound :math:`c`. 3 lets a single layer scale by 20 and is meant for
             stacks of about ten; the more layers, the smaller it should be.
 
+    Raises:
+        ValueError: a bound that is not positive.
+
     References:
         Dinh et al., Density estimation using Real NVP, 2016 (https://arxiv.org/abs/1605.08803)
 
@@ -60,6 +63,12 @@ class Affine(Univariate):
 
     num_params: ClassVar[int] = 2
     max_log_scale: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not self.max_log_scale > 0:
+            raise ValueError(
+                f"Affine: max_log_scale must be positive, got {self.max_log_scale}"
+            )
 
     def __call__(
         self, x: Tensor, params: Tensor, inverse: bool = False

@@ -1,10 +1,11 @@
 """What a univariate bijection is."""
 
+import math
 from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-__all__ = ["Univariate"]
+__all__ = ["Univariate", "check_bound"]
 
 
 class Univariate(ABC):
@@ -26,3 +27,9 @@ class Univariate(ABC):
         self, x: Tensor, params: Tensor, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Map `x`, or map it back."""
+
+
+def check_bound(name: str, bound: float) -> None:
+    """Refuse the bound of an interval that is not positive and finite."""
+    if not 0 < bound < math.inf:
+        raise ValueError(f"{name}: bound must be positive and finite, got {bound}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Univariate
+from .base import Univariate, check_bound
 
 __all__ = ["MonotoneBSpline"]
 
@@ -35,7 +35,7 @@ class MonotoneBSpline(Univariate):
     Shapes: x (...), params (..., grid_size - 2), y and log|dy/dx| (...).
 
     Raises:
-        ValueError: fewer than 4 cells, or a bound that is not positive.
+        ValueError: fewer than 4 cells or more than 500; a bound not positive and finite.
 
     References:
         Liu et al., KAN: Kolmogorov-Arnold networks, 2024 (https://arxiv.org/abs/2404.19756)
@@ -52,12 +52,11 @@ class MonotoneBSpline(Univariate):
     bound: float = 3.0
 
     def __post_init__(self) -> None:
-        if self.grid_size < 4:
+        if not 4 <= self.grid_size <= 500:
             raise ValueError(
-                f"MonotoneBSpline: grid_size must be at least 4, got {self.grid_size}"
+                f"MonotoneBSpline: grid_size must be from 4 to 500, got {self.grid_size}"
             )
-        if not self.bound > 0:
-            raise ValueError(f"MonotoneBSpline: bound must be positive, got {self.bound}")
+        check_bound("MonotoneBSpline", self.bound)
 
     @property
     def num_params(self) -> int:

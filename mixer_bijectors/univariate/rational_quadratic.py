@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .base import Univariate
+from .base import Univariate, check_bound
 
 __all__ = ["RationalQuadratic"]
 
@@ -43,7 +43,7 @@ class RationalQuadratic(Univariate):
     Shapes: x (...), params (..., num_params), y and log|dy/dx| (...).
 
     Raises:
-        ValueError: fewer than 2 bins or more than 500, or a bound that is not positive.
+        ValueError: fewer than 2 bins or more than 500; a bound that is not positive and finite.
 
     References:
         Durkan et al., Neural spline flows, 2019 (https://arxiv.org/abs/1906.04032)
@@ -68,8 +68,7 @@ class RationalQuadratic(Univariate):
             raise ValueError(
                 f"RationalQuadratic: num_bins must be from 2 to 500, got {self.num_bins}"
             )
-        if not self.bound > 0:
-            raise ValueError(f"RationalQuadratic: bound must be positive, got {self.bound}")
+        check_bound("RationalQuadratic", self.bound)
 
     @property
     def num_params(self) -> int:
@@ -124,6 +123,10 @@ class _UnitSpline(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_v: Tensor, grad_log: Tensor) -> tuple[Tensor | None, ...]:
         u, params = ctx.saved_tensors
+        if torch.compiler.is_compiling():
+            # Otherwise the compiler notices that the forward pass has found these bins, and
+            # saves them.
+            u, params = u.clone(), params.clone()
         choice, b = _locate(u, params, ctx.spline, ctx.inverse)
         grad_u, *grads = _gradient_in_bin(b, ctx.inverse, grad_v, grad_log)
         del b  # most of the memory that is in use here
