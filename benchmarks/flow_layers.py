@@ -28,13 +28,13 @@ import mixer_bijectors as mb
 
 LEARNING_RATES = (2e-3, 6e-3, 1.6e-2)
 PRESETS: dict[str, Callable[..., mb.MixerFlow]] = {
-    "affine": partial(mb.presets.affine, num_blocks=1),
-    "spline": partial(mb.presets.spline, num_blocks=1),
-    "KAN net": mb.presets.kan,
+    "affine": partial(mb.presets.affine, hidden_features=48, num_blocks=1),
+    "spline": partial(mb.presets.spline, hidden_features=48, num_blocks=1),
+    "KAN net": partial(mb.presets.kan, hidden_features=48),
     "KANLayer": mb.presets.kan_layer,
-    "MAF hybrid": partial(mb.presets.maf_hybrid, num_blocks=1),
-    "residual": mb.presets.residual,
-    "FFJORD": mb.presets.ffjord,
+    "MAF hybrid": partial(mb.presets.maf_hybrid, hidden_features=48, num_blocks=1),
+    "residual": partial(mb.presets.residual, hidden_features=48),
+    "FFJORD": partial(mb.presets.ffjord, hidden_features=48),
 }
 
 
@@ -77,13 +77,7 @@ def run(
     data: Experiment, name: str, learning_rate: float, budget: float, split: str
 ) -> dict[str, Any]:
     torch.manual_seed(0)
-    model = PRESETS[name](
-        data.shape,
-        patch_size=data.patch_size,  # type: ignore[attr-defined]
-        num_layers=2,
-        shift_every=2,
-        hidden_features=48,
-    )
+    model = PRESETS[name](data.shape, data.patch_size, 2, shift_every=2)  # type: ignore[attr-defined]
     # Power iterations keep the Lipschitz constants of residual flows below one.
     after_step = partial(nf.utils.update_lipschitz, model, 5) if name == "residual" else int
     steps, seconds = data.fit(model, learning_rate, budget, after_step=after_step)

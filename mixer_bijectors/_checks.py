@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "check_builder",
+    "check_conditioned",
     "check_context",
     "check_input",
     "check_univariate",
@@ -64,6 +65,25 @@ def check_context(
             f"{layer}: expected a context of shape {want}, got {tuple(context.shape)}"
         )
     return context
+
+
+def check_conditioned(
+    layer: str,
+    x: Tensor,
+    features: int,
+    net: nn.Module,
+    context: Tensor | None,
+    context_features: int,
+) -> tuple[torch.dtype, Tensor | None]:
+    """Refuse what a layer with a conditioner cannot take.
+
+    Returns the dtype of the net, and the context in it; None for a layer without context.
+    """
+    like = next(net.parameters(), x)
+    check_input(layer, x, features, like=like)
+    if not context_features:
+        return like.dtype, None
+    return like.dtype, check_context(layer, context, len(x), context_features).to(like.dtype)
 
 
 def check_univariate(layer: str, univariate: object) -> None:

@@ -4,7 +4,7 @@ import torch
 from normflows.nets import MADE
 from torch import Tensor, nn
 
-from ._checks import check_context, check_input, check_univariate
+from ._checks import check_conditioned, check_univariate
 from .flow import Flow
 from .univariate import Affine, Univariate
 
@@ -82,37 +82,34 @@ class Autoregressive(Flow):
         nn.init.zeros_(self.net.final_layer.bias)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        context = self._check(z, context)
+        dtype, context = self._check(z, context)
         z = self._order(z)
         x = torch.zeros_like(z)
         log_derivatives = []
         for i, chosen in enumerate(torch.eye(self.features, dtype=torch.bool, device=z.device)):
             # Features not yet sampled are zeros: the masks hide them from the net, but a
             # product with zero would not hide what is not finite.
-            params = self._params(x, context)[:, i]
+            params = self._params(x.to(dtype), context)[:, i]
             column, log_derivative = self.univariate(z[:, i], params)
             x = torch.where(chosen, column.unsqueeze(1), x)
             log_derivatives.append(log_derivative)
         return self._order(x), torch.stack(log_derivatives, dim=1).sum(1).to(z.dtype)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        context = self._check(x, context)
+        dtype, context = self._check(x, context)
         x = self._order(x)
-        z, log_derivative = self.univariate(x, self._params(x, context), inverse=True)
+        params = self._params(x.to(dtype), context)
+        z, log_derivative = self.univariate(x, params, inverse=True)
         return self._order(z), log_derivative.sum(1).to(x.dtype)
 
-    def _check(self, x: Tensor, context: Tensor | None) -> Tensor | None:
-        weight = self.net.final_layer.weight
-        check_input("Autoregressive", x, self.features, like=weight)
-        if not self.context_features:
-            return None
-        context = check_context("Autoregressive", context, len(x), self.context_features)
-        return context.to(weight.dtype)
+    def _check(self, x: Tensor, context: Tensor | None) -> tuple[torch.dtype, Tensor | None]:
+        return check_conditioned(
+            "Autoregressive", x, self.features, self.net, context, self.context_features
+        )
 
     def _order(self, x: Tensor) -> Tensor:
         return x.flip(1) if self.reverse else x
 
     def _params(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Parameters of shape (batch, features, num_params)."""
-        out = self.net(x.to(self.net.final_layer.weight.dtype), context)
-        return out.unflatten(1, (self.features, -1))
+        return self.net(x, context).unflatten(1, (self.features, -1))

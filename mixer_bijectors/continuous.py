@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._checks import check_builder, check_context, check_input
+from ._checks import check_builder, check_conditioned
 from .flow import Flow, no_autocast
 from .nets import ResidualMLP
 
@@ -100,18 +100,14 @@ class ContinuousFlow(Flow):
     ) -> tuple[Tensor, Tensor]:
         from torchdiffeq import odeint
 
-        like = next(self.net.parameters(), x)
-        check_input("ContinuousFlow", x, self.features, like=like)
-        if self.context_features:
-            context = check_context("ContinuousFlow", context, len(x), self.context_features)
-            context = context.to(like.dtype)
-        else:
-            context = None
+        dtype, context = check_conditioned(
+            "ContinuousFlow", x, self.features, self.net, context, self.context_features
+        )
         if not len(x):
             return x, x.new_zeros(0)
-        compute = torch.promote_types(like.dtype, torch.float32)
+        compute = torch.promote_types(dtype, torch.float32)
         # No step is small enough to be more exact than the net is.
-        tol = max(self.tol, torch.finfo(like.dtype).eps)
+        tol = max(self.tol, torch.finfo(dtype).eps)
         # A sample that is not finite would leave the solver no step size for any other.
         finite = x.isfinite().all(1)
         if context is not None:
@@ -122,7 +118,7 @@ class ContinuousFlow(Flow):
 
         def dynamics(time: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             def velocity(y: Tensor) -> Tensor:
-                clocked = torch.cat((y, time.to(y).expand(len(y), 1)), dim=1).to(like.dtype)
+                clocked = torch.cat((y, time.to(y).expand(len(y), 1)), dim=1).to(dtype)
                 v = self.net(clocked) if context is None else self.net(clocked, context)
                 return v.to(compute)
 

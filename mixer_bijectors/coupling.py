@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_builder, check_context, check_input, check_univariate
+from ._checks import check_builder, check_conditioned, check_univariate
 from .flow import Flow
 from .nets import ResidualMLP
 from .univariate import Affine, Univariate
@@ -90,15 +90,13 @@ class Coupling(Flow):
     def _transform(
         self, x: Tensor, context: Tensor | None, inverse: bool
     ) -> tuple[Tensor, Tensor]:
-        like = next(self.net.parameters(), x)
-        check_input("Coupling", x, self.features, like=like)
+        dtype, context = check_conditioned(
+            "Coupling", x, self.features, self.net, context, self.context_features
+        )
         x1, x2 = x.split(self.sizes, dim=1)
         kept, transformed = (x2, x1) if self.reverse else (x1, x2)
-        if self.context_features:
-            context = check_context("Coupling", context, len(x), self.context_features)
-            params = self.net(kept.to(like.dtype), context.to(like.dtype))
-        else:
-            params = self.net(kept.to(like.dtype))
+        given = kept.to(dtype)
+        params = self.net(given) if context is None else self.net(given, context)
         # Parameter-major: each parameter of all features is one contiguous run of memory.
         params = params.unflatten(1, (self.univariate.num_params, -1)).transpose(1, 2)
         transformed, log_derivative = self.univariate(transformed, params, inverse)

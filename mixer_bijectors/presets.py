@@ -3,7 +3,7 @@
 Each takes the arguments of `MixerFlow` that it does not set itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,12 @@ from .univariate import Affine, RationalQuadratic
 __all__ = ["affine", "ffjord", "kan", "kan_layer", "maf_hybrid", "residual", "spline"]
 
 
-def affine(image_shape: Sequence[int] = (3, 32, 32), **options: Any) -> MixerFlow:
+def affine(
+    image_shape: Sequence[int] = (3, 32, 32),
+    patch_size: int | Sequence[int] = 4,
+    num_layers: int = 30,
+    **options: Any,
+) -> MixerFlow:
     """The MixerFlow of the paper: affine couplings with residual perceptrons.
 
     References:
@@ -31,11 +36,13 @@ def affine(image_shape: Sequence[int] = (3, 32, 32), **options: Any) -> MixerFlo
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
-    return MixerFlow(image_shape, **options)
+    return MixerFlow(image_shape, patch_size, num_layers, **options)
 
 
 def spline(
     image_shape: Sequence[int] = (3, 32, 32),
+    patch_size: int | Sequence[int] = 4,
+    num_layers: int = 30,
     *,
     num_bins: int = 8,
     bound: float = 5.0,
@@ -51,11 +58,17 @@ def spline(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
-    return MixerFlow(image_shape, univariate=RationalQuadratic(num_bins, bound), **options)
+    univariate = RationalQuadratic(num_bins, bound)
+    return MixerFlow(image_shape, patch_size, num_layers, univariate=univariate, **options)
 
 
 def kan(
-    image_shape: Sequence[int] = (3, 32, 32), *, grid_size: int = 5, **options: Any
+    image_shape: Sequence[int] = (3, 32, 32),
+    patch_size: int | Sequence[int] = 4,
+    num_layers: int = 30,
+    *,
+    grid_size: int = 5,
+    **options: Any,
 ) -> MixerFlow:
     """Affine couplings whose parameters come from Kolmogorov-Arnold networks.
 
@@ -67,11 +80,15 @@ def kan(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
-    return MixerFlow(image_shape, net=partial(nets.KAN, grid_size=grid_size), **options)
+    _refuse("kan", options, "num_blocks")
+    net = partial(nets.KAN, grid_size=grid_size)
+    return MixerFlow(image_shape, patch_size, num_layers, net=net, **options)
 
 
 def kan_layer(
     image_shape: Sequence[int] = (3, 32, 32),
+    patch_size: int | Sequence[int] = 4,
+    num_layers: int = 30,
     *,
     grid_size: int = 8,
     bound: float = 5.0,
@@ -87,12 +104,16 @@ def kan_layer(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
+    _refuse("kan_layer", options, "hidden_features", *_COUPLINGS)
     flow = partial(KANLayer, grid_size=grid_size, bound=bound)
-    return _everywhere(flow, image_shape, options)
+    sizes = (image_shape, patch_size, num_layers)
+    return MixerFlow(*sizes, channel_flow=flow, patch_flow=flow, **options)
 
 
 def maf_hybrid(
     image_shape: Sequence[int] = (3, 32, 32),
+    patch_size: int | Sequence[int] = 4,
+    num_layers: int = 30,
     *,
     hidden_factor: int = 4,
     num_classes: int = 0,
@@ -127,11 +148,23 @@ def maf_hybrid(
             for reverse in (True, False)
         )
 
-    return MixerFlow(image_shape, patch_flow=patch_flow, num_classes=num_classes, **options)
+    return MixerFlow(
+        image_shape,
+        patch_size,
+        num_layers,
+        patch_flow=patch_flow,
+        num_classes=num_classes,
+        **options,
+    )
 
 
 def residual(
-    image_shape: Sequence[int] = (3, 32, 32), *, hidden_features: int = 64, **options: Any
+    image_shape: Sequence[int] = (3, 32, 32),
+    patch_size: int | Sequence[int] = 4,
+    num_layers: int = 30,
+    *,
+    hidden_features: int = 64,
+    **options: Any,
 ) -> MixerFlow:
     """Lipschitz-constrained residual flows of normflows in place of couplings.
 
@@ -148,6 +181,7 @@ def residual(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
+    _refuse("residual", options, *_COUPLINGS)
 
     def flow(size: int) -> Flow:
         net = nf.nets.LipschitzMLP(
@@ -155,11 +189,19 @@ def residual(
         )
         return nf.flows.Residual(net, reduce_memory=True)
 
-    return _everywhere(flow, image_shape, options)
+    sizes = (image_shape, patch_size, num_layers)
+    return MixerFlow(*sizes, channel_flow=flow, patch_flow=flow, **options)
 
 
 def ffjord(
-    image_shape: Sequence[int] = (3, 32, 32), *, tol: float = 1e-3, **options: Any
+    image_shape: Sequence[int] = (3, 32, 32),
+    patch_size: int | Sequence[int] = 4,
+    num_layers: int = 30,
+    *,
+    hidden_features: int = 64,
+    tol: float = 1e-3,
+    num_classes: int = 0,
+    **options: Any,
 ) -> MixerFlow:
     """Continuous-time flows in place of couplings; needs the extra `ode`.
 
@@ -171,16 +213,24 @@ def ffjord(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
+    _refuse("ffjord", options, *_COUPLINGS)
     flow = partial(
-        ContinuousFlow,
-        tol=tol,
-        hidden_features=options.pop("hidden_features", 64),
-        context_features=options.get("num_classes", 0),
+        ContinuousFlow, tol=tol, hidden_features=hidden_features, context_features=num_classes
     )
-    return _everywhere(flow, image_shape, options)
+    sizes = (image_shape, patch_size, num_layers)
+    return MixerFlow(
+        *sizes, channel_flow=flow, patch_flow=flow, num_classes=num_classes, **options
+    )
 
 
-def _everywhere(
-    flow: Callable[[int], Flow], image_shape: Sequence[int], options: dict[str, Any]
-) -> MixerFlow:
-    return MixerFlow(image_shape, channel_flow=flow, patch_flow=flow, **options)
+_COUPLINGS = ("net", "num_blocks", "univariate")
+
+
+def _refuse(preset: str, options: dict[str, Any], *names: str) -> None:
+    """Refuse options that would go to what the preset replaces."""
+    unread = [name for name in names if name in options]
+    if unread:
+        raise TypeError(
+            f"presets.{preset}: {' and '.join(unread)} would change nothing, since this preset "
+            "has no such couplings; leave out"
+        )

@@ -179,6 +179,22 @@ LAYERS: dict[str, Case] = {
 }
 
 
+def train(
+    model: nf.NormalizingFlow, x: Tensor, steps: int, learning_rate: float
+) -> list[float]:
+    """Losses of a few steps of maximum likelihood on one batch."""
+    optimizer = torch.optim.Adam(model.parameters(), learning_rate)
+    losses = []
+    for _ in range(steps):
+        loss = model.forward_kld(x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        nf.utils.update_lipschitz(model, 5)
+        losses.append(loss.item())
+    return losses
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="device to run the battery on: cpu, cuda")
 

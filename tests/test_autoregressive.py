@@ -3,6 +3,7 @@
 import normflows as nf
 import pytest
 import torch
+from conftest import train
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
@@ -103,14 +104,7 @@ class TestContinuousFlow:
         x = torch.randn(8, 3, 4) * torch.tensor([0.2, 1.0, 2.0, 1.0])
         base = nf.distributions.DiagGaussian((3, 4), trainable=False)
         model = nf.NormalizingFlow(base, [layer])
-        optimizer = torch.optim.Adam(model.parameters(), 2e-2)
-        losses = []
-        for _ in range(20):
-            loss = model.forward_kld(x)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
+        losses = train(model, x, steps=20, learning_rate=2e-2)
         assert losses[-1] < losses[0] - 0.5
 
     def test_nan_in_a_context_stays_in_its_sample(self):

@@ -75,7 +75,7 @@ def test_compiles_to_one_graph(case, device, direction, backend):
         pytest.skip("to a compiler, context is one more input of the net")
     torch._dynamo.reset()
     layer = case.build(torch.float32, device)
-    x, context = start(case, direction, torch.float32, device), None
+    x = start(case, direction, torch.float32, device)
     context = case.context(torch.float32, device)
     compiled = torch.compile(
         lambda x, context: run(layer, direction, x, context), fullgraph=True, backend=backend
@@ -108,7 +108,7 @@ def test_vmaps(case, device, direction):
 @DIRECTIONS
 def test_state_survives(case, device, direction):
     layer = case.build(torch.float32, device)
-    x, context = start(case, direction, torch.float32, device), None
+    x = start(case, direction, torch.float32, device)
     context = case.context(torch.float32, device)
     want = run(layer, direction, x, context)
     loaded = case.build(torch.float32, device, seed=5)
@@ -139,6 +139,19 @@ def test_data_of_lower_precision_comes_back_in_its_own(case, device, direction):
     want, want_log_det = run(layer, direction, x.float(), context)
     assert_close(y.float(), want, atol=5e-2, rtol=5e-2)
     assert_close(log_det.float(), want_log_det, atol=0.1, rtol=5e-2)
+
+
+@DIRECTIONS
+def test_bfloat16_autocast_is_close_to_float32(case, device, direction):
+    """Nets run in bfloat16; bijections and log-determinants stay in float32."""
+    layer = case.build(torch.float32, device)
+    x = start(case, direction, torch.float32, device)
+    context = case.context(torch.float32, device)
+    want = run(layer, direction, x, context)
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+        y, log_det = run(layer, direction, x, context)
+    assert (y.dtype, log_det.dtype) == (torch.float32, torch.float32)
+    assert_close((y, log_det), want, atol=5e-2, rtol=5e-2)
 
 
 @DIRECTIONS
@@ -190,7 +203,7 @@ def test_nan_stays_in_its_sample(case, device, direction):
 @DIRECTIONS
 def test_takes_strided_input(case, device, direction):
     layer = case.build(torch.float32, device)
-    x, context = start(case, direction, torch.float32, device), None
+    x = start(case, direction, torch.float32, device)
     context = case.context(torch.float32, device)
     strided = x.movedim(0, -1).contiguous().movedim(-1, 0)
     assert_close(run(layer, direction, strided, context), run(layer, direction, x, context))

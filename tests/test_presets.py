@@ -1,9 +1,8 @@
 """MixerFlows with every inner flow: train, sample, invert, take classes, run under autocast."""
 
-import normflows as nf
 import pytest
 import torch
-from conftest import NETS, UNIVARIATES
+from conftest import NETS, UNIVARIATES, train
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
@@ -17,7 +16,9 @@ ESTIMATED = {"residual"}  # its log-determinants are random
 
 
 def tiny(make, **options):
-    return make(SHAPE, patch_size=2, num_layers=2, shift_every=2, hidden_features=8, **options)
+    if make is not mb.presets.kan_layer:  # which has no net
+        options["hidden_features"] = 8
+    return make(SHAPE, 2, 2, shift_every=2, **options)
 
 
 def images(count=16):
@@ -35,15 +36,7 @@ class TestPreset:
     def test_trains_samples_and_inverts(self, name):
         model = tiny(PRESETS[name])
         x = images() + 0.05 * torch.rand(16, *SHAPE)
-        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-        losses = []
-        for _ in range(12):
-            loss = model.forward_kld(x)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            nf.utils.update_lipschitz(model, 5)
-            losses.append(loss.item())
+        losses = train(model, x, steps=12, learning_rate=1e-2)
         assert losses[-1] < losses[0] - 5
         model.eval()
         with torch.no_grad():
@@ -66,6 +59,20 @@ class TestPreset:
         x = images(1).expand(3, -1, -1, -1)
         log_prob = model.eval().log_prob(x, torch.arange(3))
         assert len(set(log_prob.tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("kan", {"num_blocks": 2}),
+        ("kan_layer", {"hidden_features": 8}),
+        ("residual", {"univariate": mb.Affine()}),
+        ("ffjord", {"num_blocks": 1, "net": mb.nets.KAN}),
+    ],
+)
+def test_options_without_effect_are_refused(name, options):
+    with pytest.raises(TypeError, match=f"presets.{name}: .*{next(iter(options))}"):
+        PRESETS[name](SHAPE, **options)
 
 
 @pytest.mark.parametrize("univariate", UNIVARIATES)

@@ -188,12 +188,14 @@ class LabelledNoise(L.LightningDataModule):
     val_dataloader = test_dataloader = train_dataloader
 
 
-@pytest.mark.parametrize("kind", ["conditional", "float64", "normflows"])
+@pytest.mark.parametrize("kind", ["conditional", "float64", "normflows", "residual", "ffjord"])
 def test_the_module_trains_other_models(tmp_path, kind):
     if kind == "normflows":
         patchify = mb.Patchify((1, 8, 8), 4)
         base = nf.distributions.DiagGaussian((4, 16))
         flow = nf.NormalizingFlow(base, [mb.ChannelMixing(mb.LULinear(16)), patchify])
+    elif kind in ("residual", "ffjord"):
+        flow = getattr(mb.presets, kind)((1, 8, 8), 2, 1, hidden_features=8)
     else:
         classes = 3 if kind == "conditional" else 0
         flow = mb.MixerFlow((1, 8, 8), 2, num_layers=1, hidden_features=8, num_classes=classes)

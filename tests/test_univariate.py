@@ -70,6 +70,27 @@ class TestUnivariate:
         assert_close(mapped, gradients(x, params))
 
     @DIRECTIONS
+    @pytest.mark.parametrize("argument", [0, 1])
+    def test_derivatives_in_forward_mode(self, univariate, inverse, argument):
+        arguments = draw(univariate, batch=2)
+
+        def both(*arguments):
+            return torch.stack(univariate(*arguments, inverse))
+
+        modes = [
+            mode(both, argument)(*arguments) for mode in (torch.func.jacrev, torch.func.jacfwd)
+        ]
+        assert_close(*modes)
+        if univariate.num_params < 8 or not argument:  # larger Hessians take long
+            hessians = [
+                outer(inner(both, argument), argument)(*arguments)
+                for outer in (torch.func.jacrev, torch.func.jacfwd)
+                for inner in (torch.func.jacrev, torch.func.jacfwd)
+            ]
+            for hessian in hessians[1:]:
+                assert_close(hessian, hessians[0])
+
+    @DIRECTIONS
     def test_parameters_broadcast(self, univariate, inverse):
         x, params = draw(univariate)
         shared = params[0].requires_grad_()
@@ -264,9 +285,13 @@ def test_inputs_that_all_lie_in_the_tails_or_at_the_ends(name, inverse):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: mb.RationalQuadratic(1), "num_bins must be from 2 to 500, got 1"),
+        (
+            lambda: mb.RationalQuadratic(1),
+            "num_bins must be a whole number from 2 to 500, got 1",
+        ),
+        (lambda: mb.RationalQuadratic(8.0), "num_bins must be a whole number from 2 to 500"),
         (lambda: mb.RationalQuadratic(bound=0.0), "bound must be positive and finite, got 0.0"),
-        (lambda: mb.MonotoneBSpline(3), "grid_size must be from 4 to 500, got 3"),
+        (lambda: mb.MonotoneBSpline(3), "grid_size must be a whole number from 4 to 500"),
         (lambda: mb.MonotoneBSpline(bound=math.inf), "bound must be positive and finite"),
         (lambda: mb.Affine(0.0), "Affine: max_log_scale must be positive, got 0.0"),
     ],
@@ -274,3 +299,24 @@ def test_inputs_that_all_lie_in_the_tails_or_at_the_ends(name, inverse):
 def test_impossible_splines_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("error", "x", "params", "message"),
+    [
+        (ValueError, (5,), (5, 22), r"expected params of shape \(..., 23\) that broadcasts"),
+        (ValueError, (5,), (4, 23), r"against x of shape \(5,\), got \(4, 23\)"),
+        (ValueError, (5,), (2, 5, 23), r"got \(2, 5, 23\)"),
+        (ValueError, (1,), (5, 23), r"got \(5, 23\)"),
+        (ValueError, (5,), (), r"got \(\)"),
+        (TypeError, (5, torch.long), (5, 23), "x to be floating point, got torch.int64"),
+        (TypeError, (5,), (5, 23, torch.long), "params to be floating point, got torch.int64"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(error, x, params, message):
+    def zeros(*sizes):
+        *shape, dtype = sizes if sizes and sizes[-1] is torch.long else (*sizes, torch.float32)
+        return torch.zeros(shape, dtype=dtype)
+
+    with pytest.raises(error, match=f"RationalQuadratic: .*{message}"):
+        mb.RationalQuadratic()(zeros(*x), zeros(*params))

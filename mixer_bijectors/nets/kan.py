@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._inputs import read_inputs
+
 __all__ = ["KAN", "cardinal_bspline"]
 
 _BOUND = 3.0  # of the grids: inputs and hidden units are of unit scale
@@ -91,10 +93,12 @@ class KAN(nn.Module):
         order: degree of the splines, 1 to 3.
         context_features: size of a context that is read beside the input; 0 for none.
 
-    Shapes: (..., in_features) and (..., context_features) in, (..., out_features) out.
+    Shapes: (..., in_features) and (..., context_features) in, (..., out_features) out; the
+        context broadcasts.
 
     Raises:
-        ValueError: an order other than 1, 2 or 3; no layer; no grid cell.
+        ValueError: an order other than 1, 2 or 3; no layer; no grid cell; an input or a
+            context of another shape; a context that is missing.
 
     References:
         Liu et al., KAN: Kolmogorov-Arnold networks, 2024 (https://arxiv.org/abs/2404.19756)
@@ -123,6 +127,8 @@ class KAN(nn.Module):
         for name, value in (("num_layers", num_layers), ("grid_size", grid_size)):
             if value < 1:
                 raise ValueError(f"KAN: {name} must be at least 1, got {value}")
+        self.in_features = in_features
+        self.context_features = context_features
         hidden = [hidden_features] * (num_layers - 1)
         sizes = [in_features + context_features, *hidden, out_features]
         self.layers = nn.ModuleList(_Edges(*pair, grid_size, order) for pair in pairwise(sizes))
@@ -130,8 +136,7 @@ class KAN(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        if context is not None:
-            x = torch.cat((x, context.to(x.dtype)), dim=-1)
+        x = read_inputs("KAN", x, context, self.in_features, self.context_features)
         for layer in self.layers:
             x = layer(x)
         return x

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ._inputs import read_inputs
 
 __all__ = ["ResidualMLP"]
 
@@ -25,7 +26,11 @@ class ResidualMLP(nn.Module):
         context_features: size of a context that is read beside the input; 0 for none.
         activation: the activation :math:`\phi`.
 
-    Shapes: (batch, in_features) and (batch, context_features) in, (batch, out_features) out.
+    Shapes: (..., in_features) and (..., context_features) in, (..., out_features) out; the
+        context broadcasts.
+
+    Raises:
+        ValueError: an input or a context of another shape; a context that is missing.
 
     References:
         He et al., Identity mappings in deep residual networks, 2016
@@ -48,6 +53,8 @@ class ResidualMLP(nn.Module):
         activation: Callable[[Tensor], Tensor] = F.relu,
     ) -> None:
         super().__init__()
+        self.in_features = in_features
+        self.context_features = context_features
         self.initial = nn.Linear(in_features + context_features, hidden_features)
         self.blocks = nn.ModuleList(
             _Block(hidden_features, activation) for _ in range(num_blocks)
@@ -57,9 +64,8 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.final.bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        if context is not None:
-            x = torch.cat((x, context.to(x.dtype)), dim=-1)
-        h = self.initial(x)
+        sizes = (self.in_features, self.context_features)
+        h = self.initial(read_inputs("ResidualMLP", x, context, *sizes))
         for block in self.blocks:
             h = block(h)
         return self.final(h)

@@ -53,6 +53,10 @@ class DensityEstimation(L.LightningModule):
         self.log("train/bits_per_dim", loss, prog_bar=True)
         return loss
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        # What keeps the residual flows of normflows invertible; nothing for other models.
+        nf.utils.update_lipschitz(self.flow, 5)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch, batch_idx)
 
@@ -75,8 +79,7 @@ class DensityEstimation(L.LightningModule):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Images in [-1, 1), and the labels if there are any."""
         images, *labels = [batch] if isinstance(batch, Tensor) else batch
-        parameter = next(self.flow.parameters())
-        dtype = torch.promote_types(parameter.dtype, torch.float32)
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         return dequantize(images, dtype=dtype, generator=generator), tuple(labels)
 
     def configure_optimizers(self) -> Any:

@@ -26,13 +26,11 @@ class Additive(Univariate):
 
     num_params: ClassVar[int] = 1
 
-    def __call__(
-        self, x: Tensor, params: Tensor, inverse: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        compute = torch.promote_types(x.dtype, torch.float32)
-        shift = params[..., 0].to(compute)
+    def transform(self, x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Map `x`, or map it back."""
+        shift = params[..., 0]
         y = x - shift if inverse else x + shift
-        return y.to(x.dtype), torch.zeros_like(y)
+        return y, torch.zeros_like(y)
 
 
 @dataclass(frozen=True)
@@ -70,15 +68,13 @@ class Affine(Univariate):
                 f"Affine: max_log_scale must be positive, got {self.max_log_scale}"
             )
 
-    def __call__(
-        self, x: Tensor, params: Tensor, inverse: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        compute = torch.promote_types(x.dtype, torch.float32)
-        a, shift = params.to(compute).unbind(-1)
+    def transform(self, x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Map `x`, or map it back."""
+        a, shift = params.unbind(-1)
+        log_scale = a / (1 + a.abs() / self.max_log_scale)
         if inverse:
-            log_scale = -a / (1 + a.abs() / self.max_log_scale)
+            log_scale = -log_scale
             y = (x - shift) * log_scale.exp()
         else:
-            log_scale = a / (1 + a.abs() / self.max_log_scale)
             y = torch.addcmul(shift, x, log_scale.exp())
-        return y.to(x.dtype), log_scale.expand_as(y)
+        return y, log_scale.expand_as(y)

@@ -2,10 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
+from numbers import Integral
 
+import torch
 from torch import Tensor
 
-__all__ = ["Univariate", "check_bound"]
+__all__ = ["Univariate", "check_bound", "check_count"]
 
 
 class Univariate(ABC):
@@ -13,8 +15,14 @@ class Univariate(ABC):
 
     Called as `univariate(x, params, inverse=False)` with `x` of any shape (...) and `params`
     of shape (..., num_params), which broadcasts against that of `x`, it returns `y` and
-    log|dy/dx|, both of the shape of `x`. Parameters of zero are the identity. The derivative
-    comes in at least float32.
+    log|dy/dx|, both of the shape of `x`. Parameters of zero are the identity. `y` comes in the
+    dtype of `x`, the derivative in at least float32.
+
+    A subclass says `num_params` and how to `transform`.
+
+    Raises:
+        TypeError: `x` or `params` is not floating point.
+        ValueError: `params` is not of shape (..., num_params), or does not broadcast.
     """
 
     @property
@@ -23,13 +31,44 @@ class Univariate(ABC):
         """Number of parameters of one bijection."""
 
     @abstractmethod
+    def transform(self, x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Map `x`, or map it back; all is of one dtype, at least float32."""
+
     def __call__(
         self, x: Tensor, params: Tensor, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Map `x`, or map it back."""
+        self._check(x, params)
+        compute = torch.promote_types(x.dtype, torch.float32)
+        y, log_derivative = self.transform(x.to(compute), params.to(compute), inverse)
+        return y.to(x.dtype), log_derivative
+
+    def _check(self, x: Tensor, params: Tensor) -> None:
+        for name, tensor in (("x", x), ("params", params)):
+            if not tensor.is_floating_point():
+                raise TypeError(
+                    f"{type(self).__name__}: expected {name} to be floating point, got "
+                    f"{tensor.dtype}"
+                )
+        *leading, size = params.shape or (0,)
+        fits = size == self.num_params and len(leading) <= x.dim()
+        if not fits or any(a not in (1, b) for a, b in zip(leading[::-1], x.shape[::-1])):
+            raise ValueError(
+                f"{type(self).__name__}: expected params of shape (..., {self.num_params}) "
+                f"that broadcasts against x of shape {tuple(x.shape)}, got "
+                f"{tuple(params.shape)}"
+            )
 
 
 def check_bound(name: str, bound: float) -> None:
     """Refuse the bound of an interval that is not positive and finite."""
     if not 0 < bound < math.inf:
         raise ValueError(f"{name}: bound must be positive and finite, got {bound}")
+
+
+def check_count(name: str, argument: str, count: int, least: int) -> None:
+    """Refuse a number of pieces that is not whole, or not from `least` to 500."""
+    if not (isinstance(count, Integral) and least <= count <= 500):
+        raise ValueError(
+            f"{name}: {argument} must be a whole number from {least} to 500, got {count}"
+        )

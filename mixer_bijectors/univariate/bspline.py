@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Univariate, check_bound
+from .base import Univariate, check_bound, check_count
 
 __all__ = ["MonotoneBSpline"]
 
@@ -52,10 +52,7 @@ class MonotoneBSpline(Univariate):
     bound: float = 3.0
 
     def __post_init__(self) -> None:
-        if not 4 <= self.grid_size <= 500:
-            raise ValueError(
-                f"MonotoneBSpline: grid_size must be from 4 to 500, got {self.grid_size}"
-            )
+        check_count("MonotoneBSpline", "grid_size", self.grid_size, least=4)
         check_bound("MonotoneBSpline", self.bound)
 
     @property
@@ -63,16 +60,14 @@ class MonotoneBSpline(Univariate):
         """Number of parameters of one bijection."""
         return self.grid_size - 2
 
-    def __call__(
-        self, x: Tensor, params: Tensor, inverse: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        compute = torch.promote_types(x.dtype, torch.float32)
-        steps, nodes = self._steps_and_nodes(params.to(compute))
+    def transform(self, x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Map `x`, or map it back."""
+        steps, nodes = self._steps_and_nodes(params)
         scale = 2 * self.bound / self.grid_size
         inside = x.abs() < self.bound
         # In grid cells from the middle of the grid; whatever is outside goes through the
         # middle, with finite gradients that the last lines discard.
-        u = torch.where(inside, x.to(compute) / scale, 0.0)
+        u = torch.where(inside, x / scale, 0.0)
         if inverse:
             cell = (u.unsqueeze(-1) >= nodes[..., 1:]).sum(-1)
         else:
@@ -92,10 +87,7 @@ class MonotoneBSpline(Univariate):
         back = 1 - t
         slope = s0 * (back * back / 2) + s1 * (0.5 + t * back) + s2 * (t * t / 2)
         log_slope = -slope.log() if inverse else slope.log()
-        return (
-            torch.where(inside, y.to(x.dtype), x),
-            torch.where(inside, log_slope, 0.0),
-        )
+        return torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)
 
     def _steps_and_nodes(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """Differences between coefficients, grid_size + 2, and values at grid_size nodes."""

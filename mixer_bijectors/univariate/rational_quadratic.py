@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
-from .base import Univariate, check_bound
+from .base import Univariate, check_bound, check_count
 
 __all__ = ["RationalQuadratic"]
 
@@ -64,10 +65,7 @@ class RationalQuadratic(Univariate):
     circular: bool = False
 
     def __post_init__(self) -> None:
-        if not 2 <= self.num_bins <= 500:
-            raise ValueError(
-                f"RationalQuadratic: num_bins must be from 2 to 500, got {self.num_bins}"
-            )
+        check_count("RationalQuadratic", "num_bins", self.num_bins, least=2)
         check_bound("RationalQuadratic", self.bound)
 
     @property
@@ -75,20 +73,19 @@ class RationalQuadratic(Univariate):
         """Number of parameters of one bijection."""
         return 3 * self.num_bins - (not self.circular)
 
-    def __call__(
-        self, x: Tensor, params: Tensor, inverse: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        compute = torch.promote_types(x.dtype, torch.float32)
-        u = x.to(compute) / (2 * self.bound)
+    def transform(self, x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Map `x`, or map it back."""
+        params = params[(None,) * (x.dim() + 1 - params.dim())]
+        unit_spline = _UnitSpline if torch.compiler.is_compiling() else _ForwardModeUnitSpline
+        u = x / (2 * self.bound)
         if self.circular:
             turns = (u.detach() + 0.5).floor()
-            v, log_slope = _UnitSpline.apply(u - turns, params.to(compute), self, inverse)
-            return ((v + turns) * (2 * self.bound)).to(x.dtype), log_slope
+            v, log_slope = unit_spline.apply(u - turns, params, self, inverse)
+            return (v + turns) * (2 * self.bound), log_slope
         inside = x.abs() < self.bound
         # What is outside goes through the middle, with finite gradients that are discarded.
-        u = torch.where(inside, u, 0.0)
-        v, log_slope = _UnitSpline.apply(u, params.to(compute), self, inverse)
-        y = (v * (2 * self.bound)).to(x.dtype)
+        v, log_slope = unit_spline.apply(torch.where(inside, u, 0.0), params, self, inverse)
+        y = v * (2 * self.bound)
         return torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)
 
 
@@ -107,10 +104,10 @@ class _UnitSpline(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         _, b = _locate(u, params, spline, inverse)
         t, r = b.t, 1 - b.t
-        middle = t * r
-        denominator = b.s * (t * t + r * r) + (b.d0 + b.d1) * middle
-        numerator = b.d1 * (t * t) + 2 * b.s * middle + b.d0 * (r * r)
-        log_slope = (b.s * b.s * numerator / (denominator * denominator)).log()
+        tr, chords = t * r, 2 * b.s
+        denominator = b.s + (b.d0 + b.d1 - chords) * tr
+        numerator = b.d1 * (t * t) + chords * tr + b.d0 * (r * r)
+        log_slope = ((b.s / denominator).square() * numerator).log()
         if inverse:
             return b.x + b.w * t, -log_slope
         return b.y + b.h * (t * (b.s * t + b.d0 * r) / denominator), log_slope
@@ -119,6 +116,7 @@ class _UnitSpline(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
         u, params, ctx.spline, ctx.inverse = inputs
         ctx.save_for_backward(u, params)
+        ctx.save_for_forward(u, params)
 
     @staticmethod
     def backward(ctx: Any, grad_v: Tensor, grad_log: Tensor) -> tuple[Tensor | None, ...]:
@@ -127,20 +125,50 @@ class _UnitSpline(torch.autograd.Function):
             # Otherwise the compiler notices that the forward pass has found these bins, and
             # saves them.
             u, params = u.clone(), params.clone()
-        choice, b = _locate(u, params, ctx.spline, ctx.inverse)
-        grad_u, *grads = _gradient_in_bin(b, ctx.inverse, grad_v, grad_log)
-        del b  # most of the memory that is in use here
-        grad_params = _gradient_of_choice(choice, ctx.spline, *grads)
-        return grad_u, grad_params.sum_to_size(params.shape), None, None
+        return *_gradients(u, params, ctx.spline, ctx.inverse, grad_v, grad_log), None, None
+
+
+class _ForwardModeUnitSpline(_UnitSpline):
+    """The same with a derivative in forward mode, which keeps the compiler away."""
+
+    @staticmethod
+    def jvp(
+        ctx: Any, tangent_u: Tensor, tangent_params: Tensor, *_: None
+    ) -> tuple[Tensor, ...]:
+        # Torch turns forward mode off in here, for derivatives of any order; what it has to
+        # hide are only the tangents of this one.
+        with fwAD._set_fwd_grad_enabled(True):
+            u, params = (fwAD.unpack_dual(t).primal for t in ctx.saved_tensors)
+            # The transpose of the backward pass, which is linear in what it gets.
+            zeros = torch.zeros_like(u)
+            transpose = torch.func.vjp(
+                lambda *g: _gradients(u, params, ctx.spline, ctx.inverse, *g), zeros, zeros
+            )[1]
+            return transpose((tangent_u, tangent_params))
+
+
+def _gradients(
+    u: Tensor,
+    params: Tensor,
+    spline: RationalQuadratic,
+    inverse: bool,
+    grad_v: Tensor,
+    grad_log: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of u and of the parameters from those of the value and of the log-slope."""
+    choice, b = _locate(u, params, spline, inverse)
+    grad_u, *grads = _gradient_in_bin(b, inverse, grad_v, grad_log)
+    del b  # much of the memory that is in use here
+    return grad_u, _gradient_of_choice(choice, spline, *grads).sum_to_size(params.shape)
 
 
 class _Choice(NamedTuple):
     """Which bins a batch falls in."""
 
     chosen: Tensor
-    shares: list[Tensor]  # of widths and heights: softmax over all bins, (num_bins, ...)
-    share: list[Tensor]  # those of the bin
-    before: list[Tensor]  # the sums of those before it
+    shares: Tensor  # of widths and heights: softmax over all bins, (2, num_bins, ...)
+    share: Tensor  # those of the bin, (2, ...)
+    before: Tensor  # the sums of those before it, (2, ...)
 
 
 class _Bin(NamedTuple):
@@ -151,8 +179,7 @@ class _Bin(NamedTuple):
     w: Tensor
     h: Tensor
     s: Tensor  # slope of the chord
-    a0: Tensor  # parameters of the slopes at both ends
-    a1: Tensor
+    a: Tensor  # parameters of the slopes at both ends, (2, ...)
     d0: Tensor  # those slopes
     d1: Tensor
     t: Tensor  # position in the bin, from 0 to 1
@@ -162,31 +189,19 @@ def _locate(
     u: Tensor, params: Tensor, spline: RationalQuadratic, inverse: bool
 ) -> tuple[_Choice, _Bin]:
     k = spline.num_bins
-    free = 1 - k * _MIN_SHARE
     # Parameters first: all operations run along the memory of many splines, not of one.
     logits = params.movedim(-1, 0)
-    shares = [logits[:k].softmax(0), logits[k : 2 * k].softmax(0)]
-    # From bin to bin, as far as the knots that u has passed reach, selecting by arithmetic on
-    # zeros and ones: faster than searching and indexing, and compiles to one loop over memory.
-    index, before = torch.zeros_like(u), [torch.zeros_like(u)] * 2
-    share = [t[0] for t in shares]
-    total = shares[inverse][0]
-    for j in range(1, k):
-        passed = (u >= (_MIN_SHARE * j - 0.5) + free * total).to(u.dtype)
-        index = index + passed
-        before = [torch.addcmul(one, passed, t[j - 1]) for one, t in zip(before, shares)]
-        share = [torch.lerp(one, t[j], passed) for one, t in zip(share, shares)]
-        total = total + shares[inverse][j]
+    shares = logits[: 2 * k].unflatten(0, (2, k)).softmax(1)
+    search = _pass_knots if torch.compiler.is_compiling() or u.numel() > 4096 else _count_knots
+    choice = search(u, shares, int(inverse))
 
-    w, h = (_MIN_SHARE + free * t for t in share)
-    x, y = (_MIN_SHARE * index - 0.5 + free * t for t in before)
-    index = index.long()
+    w, h = (_MIN_SHARE + (1 - k * _MIN_SHARE) * choice.share).unbind()
+    x, y = _knot(choice.chosen.to(u.dtype), choice.before, k).unbind()
     slopes = logits[2 * k :]
     end = slopes[:1] if spline.circular else torch.zeros_like(slopes[:1])
     slopes = torch.cat((slopes, end) if spline.circular else (end, slopes, end))
-    slopes = slopes.reshape(k + 1, *[1] * (u.dim() + 1 - slopes.dim()), *slopes.shape[1:])
-    a0, a1 = _pick(slopes, index), _pick(slopes, index + 1)
-    d0, d1 = ((a / (1 + a.abs() / _MAX_LOG_SLOPE)).exp() for a in (a0, a1))
+    a = _pick(slopes, _ends(choice.chosen))
+    d0, d1 = (a / (1 + a.abs() / _MAX_LOG_SLOPE)).exp().unbind()
     s = h / w
     if inverse:
         eta = ((u - y) / h).clamp(0, 1)
@@ -194,26 +209,74 @@ def _locate(
         # The root of the quadratic equation with its discriminant as a sum of squares, and in
         # that of its two forms which adds numbers of the same sign.
         skew = d0 * rest - d1 * eta
-        root = skew.abs() + (skew * skew + 4 * s * s * eta * rest).sqrt()
         left, right = 2 * s * eta, 2 * s * rest
-        t = torch.where(skew >= 0, left, root) / (torch.where(skew >= 0, left, right) + root)
+        root = skew.abs() + (skew * skew + left * right).sqrt()
+        rising = skew >= 0
+        t = torch.where(rising, left, root) / (torch.where(rising, left, right) + root)
     else:
         t = ((u - x) / w).clamp(0, 1)
-    return _Choice(index, shares, share, before), _Bin(x, y, w, h, s, a0, a1, d0, d1, t)
+    return choice, _Bin(x, y, w, h, s, a, d0, d1, t)
+
+
+def _knot(index: Tensor | int, sums: Tensor, num_bins: int) -> Tensor:
+    """Knots from their numbers and the sums of shares before them."""
+    return (_MIN_SHARE * index - 0.5) + (1 - num_bins * _MIN_SHARE) * sums
+
+
+def _pass_knots(u: Tensor, shares: Tensor, axis: int) -> _Choice:
+    """From bin to bin, as far as the knots that u has passed reach.
+
+    Selecting by arithmetic on zeros and ones beats searching and indexing where tensors are
+    large, and compiles to one loop over memory.
+    """
+    k = shares.shape[1]
+    index, before, share = torch.zeros_like(u), torch.zeros_like(shares[:, 0]), shares[:, 0]
+    total = share[axis]
+    for j in range(1, k):
+        passed = (u >= _knot(j, total, k)).to(u.dtype)
+        index = index + passed
+        before = torch.addcmul(before, passed, shares[:, j - 1])
+        share = torch.lerp(share, shares[:, j], passed)
+        total = total + shares[axis, j]
+    return _Choice(index.long(), shares, share, before)
+
+
+def _count_knots(u: Tensor, shares: Tensor, axis: int) -> _Choice:
+    """All knots at once: the same, in the fewest operations."""
+    k = shares.shape[1]
+    sums = torch.cat((torch.zeros_like(shares[:, :1]), shares[:, :-1].cumsum(1)), dim=1)
+    numbers = torch.arange(1, k, device=u.device, dtype=u.dtype).view(-1, *[1] * u.dim())
+    index = (u >= _knot(numbers, sums[axis, 1:], k)).sum(0)
+    entries = index.expand(2, 1, *index.shape)
+    share, before = (
+        table.expand(2, k, *u.shape).gather(1, entries).squeeze(1) for table in (shares, sums)
+    )
+    return _Choice(index, shares, share, before)
+
+
+def _ends(index: Tensor) -> Tensor:
+    """The knots at both ends of a bin, (2, ...)."""
+    return torch.stack((index, index + 1))
 
 
 def _gradient_in_bin(
     b: _Bin, inverse: bool, grad_v: Tensor, grad_log: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients of u, x, y, w, h, a0 and a1 from those of the value and of the log-slope."""
+    """Gradients of u, the corner, the size and the slopes' parameters of the bins.
+
+    From those of the value and of the log-slope; all but the first are of shape (2, ...).
+    """
     t, r, s, w, d0, d1 = b.t, 1 - b.t, b.s, b.w, b.d0, b.d1
-    tt, tr, rr = t * t, t * r, r * r
+    tr, turn, chords, slopes = t * r, r - t, 2 * s, d0 + d1
+    d0r, d1t = d0 * r, d1 * t
+    d0rr, d1tt = d0r * r, d1t * t
+    excess = slopes - chords
     # Reciprocals of the denominator and of the numerator of the slope.
-    p, q = 1 / (s * (tt + rr) + (d0 + d1) * tr), 1 / (d1 * tt + 2 * s * tr + d0 * rr)
-    top = s * t + d0 * r
-    slope = s * s * p * p / q
+    p, q = 1 / (s + excess * tr), 1 / (d1tt + chords * tr + d0rr)
+    top = s * t + d0r
+    slope = (s * p).square() / q
     # The derivative of the log-slope by t.
-    bend = 2 * ((d1 * t - d0 * r + s * (r - t)) * q - (r - t) * (d0 + d1 - 2 * s) * p)
+    bend = 2 * ((d1t - d0r + s * turn) * q - turn * excess * p)
     if inverse:
         # The implicit function: x moves against what the parameters do to y, over the slope.
         grad_log = -grad_log
@@ -222,75 +285,57 @@ def _gradient_in_bin(
     else:
         grad_y, grad_t = grad_v, grad_v * slope * w + grad_log * bend
         grad_u = grad_t / w
-    common = grad_y * b.h * p * p * tr
-    grad_s = common * (d1 * tt - d0 * rr) + 2 * grad_log * (1 / s + tr * q - (tt + rr) * p)
-    grad_d0 = common * r * (s * r + d1 * t) + grad_log * (rr * q - 2 * tr * p)
-    grad_d1 = grad_log * (tt * q - 2 * tr * p) - common * t * top
+    # Of the logarithms of s, d0 and d1.
+    of_value = grad_y * b.h * p * p * tr
+    of_log, of_tr = grad_log * q, 2 * grad_log * tr * p
+    grad_s = of_value * s * (d1tt - d0rr) + of_tr * slopes + of_log * chords * tr
+    grad_d0 = of_value * d0r * (s * r + d1t) + of_log * d0rr - of_tr * d0
+    grad_d1 = of_log * d1tt - of_tr * d1 - of_value * d1t * top
     return (
         grad_u,
-        -grad_t / w,
-        grad_y,
-        -(grad_s * s + grad_t * t) / w,
-        grad_y * (t * top * p) + grad_s / w,
-        grad_d0 * d0 / (1 + b.a0.abs() / _MAX_LOG_SLOPE).square(),
-        grad_d1 * d1 / (1 + b.a1.abs() / _MAX_LOG_SLOPE).square(),
+        torch.stack((-grad_t / w, grad_y)),
+        torch.stack((-(grad_s + grad_t * t) / w, grad_y * (t * top * p) + grad_s / b.h)),
+        torch.stack((grad_d0, grad_d1)) / (1 + b.a.abs() / _MAX_LOG_SLOPE).square(),
     )
 
 
 def _gradient_of_choice(
-    choice: _Choice,
-    spline: RationalQuadratic,
-    x: Tensor,
-    y: Tensor,
-    w: Tensor,
-    h: Tensor,
-    a0: Tensor,
-    a1: Tensor,
+    choice: _Choice, spline: RationalQuadratic, corner: Tensor, size: Tensor, a: Tensor
 ) -> Tensor:
     """Gradient of all parameters from those of the bin that was chosen."""
-    chosen, shares, share, before = choice
-    index = chosen.unsqueeze(0)
-    # Popped, so that the memory of one axis is free when the other's turn comes.
-    widths, heights = (
-        _gradient_of_shares(index, shares.pop(0), share.pop(0), before.pop(0), corner, size)
-        for corner, size in ((x, w), (y, h))
-    )
-    slopes = a0.new_zeros(spline.num_bins + 1, *a0.shape)
-    slopes = _add_at(_add_at(slopes, index, a0), index + 1, a1)
-    inner = slopes[1:-1]
-    ends = [slopes[:1] + slopes[-1:]] if spline.circular else []
-    return torch.cat((widths, heights, *ends, inner)).movedim(0, -1)
-
-
-def _gradient_of_shares(
-    index: Tensor, shares: Tensor, share: Tensor, before: Tensor, corner: Tensor, size: Tensor
-) -> Tensor:
-    """Gradient of the logits of all bins on one axis from those of a corner and of a size."""
-    k = len(shares)
-    shares = shares.reshape(k, *[1] * (index.dim() - shares.dim()), *shares.shape[1:])
+    index, shares, share, before = choice
+    k = spline.num_bins
     corner, size = ((1 - k * _MIN_SHARE) * t for t in (corner, size))
-    earlier = torch.arange(k, device=index.device).view(-1, *[1] * corner.dim()) < index
     # Through softmax: of each bin's gradient the mean over the shares is subtracted.
     mean = corner * before + size * share
-    grad = torch.addcmul(-mean, earlier.to(mean.dtype), corner).mul_(shares)
-    return _add_at(grad, index, share * size)
+    earlier = torch.arange(k, device=index.device).view(-1, *[1] * index.dim()) < index
+    logits = torch.addcmul(
+        -mean.unsqueeze(1), earlier.to(mean.dtype), corner.unsqueeze(1)
+    ).mul_(shares)
+    entries = index.expand(2, 1, *index.shape)
+    logits = _add_at(logits, 1, entries, (share * size).unsqueeze(1))
+    slopes = _add_at(a.new_zeros(k + 1, *index.shape), 0, _ends(index), a)
+    ends = [slopes[:1] + slopes[-1:]] if spline.circular else []
+    return torch.cat((logits.flatten(0, 1), *ends, slopes[1:-1])).movedim(0, -1)
 
 
 def _pick(table: Tensor, index: Tensor) -> Tensor:
-    """The entries `index`, of shape (...), of tables (entries, ...) that broadcast."""
+    """The entries `index`, of shape (picks, ...), of tables (entries, ...) that broadcast."""
     if torch.compiler.is_compiling():
         # Selecting entry by entry fuses with what comes before and after, a gather does not.
         picked = table[0]
         for j in range(1, len(table)):
             picked = torch.where(index >= j, table[j], picked)
         return picked
-    return table.expand(-1, *index.shape).gather(0, index.unsqueeze(0)).squeeze(0)
+    return table.expand(-1, *index.shape[1:]).gather(0, index)
 
 
-def _add_at(table: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """Add values, of shape (...), to the entries `index`, of shape (1, ...), of a new table."""
+def _add_at(table: Tensor, dim: int, index: Tensor, values: Tensor) -> Tensor:
+    """Add values at the entries `index` of a new table along one dimension."""
     if torch.compiler.is_compiling():
-        entries = torch.arange(len(table), device=index.device)
-        chosen = entries.view(-1, *[1] * values.dim()) == index
-        return torch.where(chosen, table + values, table)
-    return table.scatter_add_(0, index, values.unsqueeze(0))
+        entries = torch.arange(table.shape[dim], device=index.device)
+        entries = entries.view(-1, *[1] * (table.dim() - dim - 1))
+        for i, v in zip(index.split(1, dim), values.split(1, dim)):
+            table = torch.where(entries == i, table + v, table)
+        return table
+    return table.scatter_add_(dim, index, values)
