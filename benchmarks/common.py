@@ -1,5 +1,6 @@
 """What the benchmarks share: a clock that is fair to both sides, and a table."""
 
+import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,16 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-__all__ = ["peak_memory", "print_table", "time_in_turn", "write_json"]
+__all__ = ["peak_memory", "print_table", "time_in_turn", "timing_parser", "write_json"]
+
+
+def timing_parser(doc: str) -> argparse.ArgumentParser:
+    """The options of every benchmark that times."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
+    parser.add_argument("--json", help="write the rows to this file")
+    return parser
 
 
 def time_in_turn(

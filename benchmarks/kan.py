@@ -7,7 +7,6 @@ same numbers of splines. efficient-kan is not on the package index: give the pat
     python benchmarks/kan.py --efficient-kan PATH --json kan.json
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import peak_memory, print_table, time_in_turn, write_json
+from common import peak_memory, print_table, time_in_turn, timing_parser, write_json
 from torch import Tensor
 
 from mixer_bijectors import nets
@@ -24,11 +23,8 @@ BATCH, IN, OUT, GRID, ORDER = 4096, 48, 128, 5, 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = timing_parser(__doc__)
     parser.add_argument("--efficient-kan", help="a checkout of efficient-kan")
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
-    parser.add_argument("--json", help="write the rows to this file")
     arguments = parser.parse_args()
     torch.manual_seed(0)
 

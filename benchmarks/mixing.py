@@ -7,14 +7,13 @@ same number of vectors and nothing else, and against the layer assembled from no
     python benchmarks/mixing.py
 """
 
-import argparse
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import normflows as nf
 import torch
-from common import print_table, time_in_turn, write_json
+from common import print_table, time_in_turn, timing_parser, write_json
 from torch import Tensor, nn
 
 import mixer_bijectors as mb
@@ -77,10 +76,7 @@ class NormflowsLayer(nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
-    parser.add_argument("--json", help="write the rows to this file")
+    parser = timing_parser(__doc__)
     arguments = parser.parse_args()
     torch.manual_seed(0)
 

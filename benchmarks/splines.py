@@ -8,17 +8,17 @@ library with the parameters of each number side by side, as its autoregressive l
 peers have them. Compiled sides are those that torch.compile can take.
 
     python benchmarks/splines.py --json splines.json
+    python benchmarks/splines.py --shape 256 2
 """
 
-import argparse
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import nflows.transforms.splines as nflows_splines
 import torch
 import zuko
-from common import peak_memory, print_table, time_in_turn, write_json
+from common import peak_memory, print_table, time_in_turn, timing_parser, write_json
 from normflows.utils import splines as normflows_splines
 from torch import Tensor
 from torchflows.bijections.finite.autoregressive.transformers.spline import (
@@ -27,7 +27,7 @@ from torchflows.bijections.finite.autoregressive.transformers.spline import (
 
 import mixer_bijectors as mb
 
-BATCH, FEATURES, BINS, BOUND = 4096, 48, 8, 3.0
+BINS, BOUND = 8, 3.0
 Side = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]
 
 
@@ -51,11 +51,14 @@ def zuko_spline(x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tenso
     return y, -transform.log_abs_det_jacobian(y, x)
 
 
-TORCHFLOWS = torchflows_splines.RationalQuadratic((FEATURES,), boundary=BOUND, n_bins=BINS)
+@cache
+def torchflows_transformer(features: int) -> Any:
+    return torchflows_splines.RationalQuadratic((features,), boundary=BOUND, n_bins=BINS)
 
 
 def torchflows_spline(x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-    return (TORCHFLOWS.inverse if inverse else TORCHFLOWS.forward)(x, params)
+    transformer = torchflows_transformer(x.shape[1])
+    return (transformer.inverse if inverse else transformer.forward)(x, params)
 
 
 SIDES: dict[str, Side] = {
@@ -68,20 +71,16 @@ SIDES: dict[str, Side] = {
 }
 
 
-def arguments_of(name: str) -> tuple[Tensor, Tensor]:
+def tasks(name: str, side: Side, shape: Sequence[int]) -> dict[str, Callable[[], object]]:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(BATCH, FEATURES, generator=generator)
-    params = torch.randn(BATCH, FEATURES, 3 * BINS - 1, generator=generator)
-    if name.startswith("mixer_bijectors") and "interleaved" not in name:
+    x = torch.randn(*shape, generator=generator).requires_grad_()
+    params = torch.randn(*shape, 3 * BINS - 1, generator=generator)
+    if name == "mixer_bijectors":
         params = params.mT.contiguous().mT
-    return x.requires_grad_(), params.requires_grad_()
-
-
-def tasks(name: str, side: Side) -> dict[str, Callable[[], object]]:
-    x, params = arguments_of(name)
+    params.requires_grad_()
     cotangents = (torch.randn_like(x), torch.randn_like(x))
-    if "torchflows" in name:  # its log-determinant comes summed over the features
-        cotangents = (cotangents[0], torch.randn(BATCH))
+    if name == "torchflows":  # its log-determinant comes summed over the features
+        cotangents = (cotangents[0], torch.randn(len(x)))
 
     def infer(inverse: bool) -> object:
         with torch.no_grad():
@@ -97,18 +96,17 @@ def tasks(name: str, side: Side) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
-    parser.add_argument("--json", help="write the rows to this file")
+    parser = timing_parser(__doc__)
+    parser.add_argument("--shape", type=int, nargs=2, default=(4096, 48), help="of the input")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch._dynamo.config.cache_size_limit = 64
 
-    sides = {f"{name}, eager": tasks(name, side) for name, side in SIDES.items()}
+    shape = arguments.shape
+    sides = {f"{name}, eager": tasks(name, side, shape) for name, side in SIDES.items()}
     if not arguments.no_compile:
         for name, side in SIDES.items():
-            compiled = tasks(name, torch.compile(side))
+            compiled = tasks(name, torch.compile(side), shape)
             try:
                 for run in compiled.values():
                     run()

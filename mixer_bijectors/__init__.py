@@ -7,6 +7,7 @@ from .continuous import ContinuousFlow
 from .coupling import Coupling
 from .elementwise import Elementwise
 from .flow import Chain
+from .inversion import ParallelInverse, accelerate_sampling
 from .kan import KANLayer
 from .linear import LULinear
 from .mixing import ChannelMixing, PatchMixing, PixelMixing
@@ -32,11 +33,13 @@ __all__ = [
     "LULinear",
     "MixerFlow",
     "MonotoneBSpline",
+    "ParallelInverse",
     "PatchMixing",
     "Patchify",
     "PixelMixing",
     "RationalQuadratic",
     "Shift",
+    "accelerate_sampling",
     "check_bijection",
     "images",
     "nets",

@@ -10,6 +10,7 @@ __all__ = [
     "check_input",
     "check_univariate",
     "format_shape",
+    "is_concrete",
     "is_readable",
 ]
 
@@ -79,7 +80,7 @@ def check_conditioned(
 
     Returns the dtype of the net, and the context in it; None for a layer without context.
     """
-    like = next(net.parameters(), x)
+    like = (*net.parameters(), x)[0]  # the compiler of torch 2.3 knows no default of next
     check_input(layer, x, features, like=like)
     if not context_features:
         return like.dtype, None
@@ -107,10 +108,15 @@ def check_builder(layer: str, name: str, build: object) -> None:
         )
 
 
-def is_readable(x: Tensor) -> bool:
-    """Whether the values of `x` can be looked at without a wait or a break in a graph."""
+def is_concrete(x: Tensor) -> bool:
+    """Whether `x` has values that Python can look at."""
     return (
         not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
+        and x.device.type != "meta"
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
     )
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether the values of `x` can be looked at without a wait or a break in a graph."""
+    return is_concrete(x) and x.device.type == "cpu"

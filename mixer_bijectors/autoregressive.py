@@ -95,6 +95,18 @@ class Autoregressive(Flow):
             log_derivatives.append(log_derivative)
         return self._order(x), torch.stack(log_derivatives, dim=1).sum(1).to(z.dtype)
 
+    def next(
+        self, z: Tensor, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """All features at once, each as if those of `x` before it were right, and log_det.
+
+        What `forward` returns is the fixed point of this; see `ParallelInverse`.
+        """
+        dtype, context = self._check(x, context)
+        params = self._params(self._order(x).to(dtype), context)
+        x, log_derivative = self.univariate(self._order(z), params)
+        return self._order(x), log_derivative.sum(1).to(z.dtype)
+
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         dtype, context = self._check(x, context)
         x = self._order(x)

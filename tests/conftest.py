@@ -162,6 +162,18 @@ LAYERS: dict[str, Case] = {
         )
         for name, univariate in UNIVARIATES.items()
     },
+    "ParallelInverse": Case(
+        lambda: mb.ParallelInverse(mb.Autoregressive(5, hidden_features=8)), (5,), adaptive=True
+    ),
+    "ParallelInverse-context": Case(
+        lambda: mb.ParallelInverse(
+            mb.Autoregressive(5, mb.RationalQuadratic(), hidden_features=8, context_features=2)
+        ),
+        (5,),
+        context_features=2,
+        rounding=2e-6,
+        adaptive=True,
+    ),
     "KANLayer": Case(lambda: mb.KANLayer(5), (5,), rounding=2e-6),
     "ContinuousFlow": Case(
         lambda: mb.ContinuousFlow(3, hidden_features=8, tol=1e-12),

@@ -1,0 +1,84 @@
+"""Fixed points of maps each entry of which reads only the entries before it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["solve", "solve_unchecked"]
+
+# Takes values of shape (rows, features) and the numbers of their rows in the batch; returns the
+# values that these map to, and whatever else comes of it for each row.
+Step = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+
+
+def solve(
+    step: Step, start: Tensor, order: Tensor, tol: float, max_iter: int | None = None
+) -> tuple[tuple[Tensor, ...], int]:
+    """The fixed point x = step(x), by iteration from `start`, and the number of passes.
+
+    Entry `order[i]` of a step reads only entries `order[:i]`, so that i passes settle the first
+    i entries whatever the others are. A row has converged when no entry changes by more than
+    `tol` times its size, or times 1 if it is smaller. Rows that are not finite on the way, and
+    those left over after `max_iter` passes, are solved entry by entry.
+
+    Returns what the last pass of each row returned. One look at the host for each pass.
+    """
+    features = start.shape[1]
+    limit = features if max_iter is None else min(max_iter, features)
+    rows = torch.arange(len(start), device=start.device)
+    x = start
+    results: tuple[Tensor, ...] = (start,)
+    left_over: list[Tensor] = []
+    passes = 0
+    while len(rows) and passes < limit:
+        passes += 1
+        new, *rest = step(x, rows)
+        results = _write(results, rows, (new, *rest))
+        broken = ~new.isfinite().all(1)
+        change = ((new - x).abs() / new.abs().clamp(min=1)).amax(1)
+        going = ~(broken | (change <= tol))
+        num_broken, num_going = torch.stack((broken.sum(), going.sum())).tolist()
+        if num_broken:
+            left_over.append(rows[broken])
+        # Rows that have converged stay as long as leaving them out costs more.
+        if num_broken or 2 * num_going <= len(rows) or passes == limit:
+            rows, x = rows[going], new[going]
+        else:
+            x = new
+    if limit < features:
+        left_over.append(rows)
+    if left_over:
+        # Sorted: as many rows as the batch has are the batch.
+        rows = torch.cat(left_over).sort().values
+        if len(rows):
+            results = _write(results, rows, _solve_in_order(step, start[rows], rows, order))
+    return results, passes
+
+
+def solve_unchecked(step: Step, start: Tensor, passes: int) -> tuple[Tensor, ...]:
+    """The same by a fixed number of passes, without a look at any value."""
+    rows = torch.arange(len(start), device=start.device)
+    results: tuple[Tensor, ...] = (start,)
+    for _ in range(passes):
+        results = step(results[0], rows)
+    return results
+
+
+def _solve_in_order(step: Step, x: Tensor, rows: Tensor, order: Tensor) -> tuple[Tensor, ...]:
+    """One entry after the other; those not yet solved are zero and can break nothing."""
+    x = torch.zeros_like(x)
+    for entry in order.split(1):
+        new, *_ = step(x, rows)
+        x = x.index_copy(1, entry, new.index_select(1, entry))
+    _, *rest = step(x, rows)
+    return x, *rest
+
+
+def _write(
+    results: tuple[Tensor, ...], rows: Tensor, new: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Results with new ones in some rows; the first write is of all rows."""
+    if len(rows) == len(results[0]):
+        return new
+    return tuple(old.index_copy(0, rows, value) for old, value in zip(results, new))
