@@ -7,6 +7,7 @@ from .continuous import ContinuousFlow
 from .coupling import Coupling
 from .elementwise import Elementwise
 from .flow import Chain
+from .interop import from_nflows, to_nflows, to_torch_transform
 from .inversion import ParallelInverse, accelerate_sampling
 from .kan import KANLayer
 from .linear import LULinear
@@ -41,7 +42,10 @@ __all__ = [
     "Shift",
     "accelerate_sampling",
     "check_bijection",
+    "from_nflows",
     "images",
     "nets",
     "presets",
+    "to_nflows",
+    "to_torch_transform",
 ]

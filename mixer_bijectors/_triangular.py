@@ -41,8 +41,8 @@ def solve(
         num_broken, num_going = torch.stack((broken.sum(), going.sum())).tolist()
         if num_broken:
             left_over.append(rows[broken])
-        # Rows that have converged stay as long as leaving them out costs more.
-        if num_broken or 2 * num_going <= len(rows) or passes == limit:
+        # A few rows that have converged cost less than leaving them out.
+        if num_broken or 8 * num_going <= 7 * len(rows) or passes == limit:
             rows, x = rows[going], new[going]
         else:
             x = new

@@ -1,12 +1,17 @@
 """The sequential direction of autoregressive layers, by fixed-point iteration."""
 
+import copy
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
 from nflows.transforms import autoregressive as nflows_autoregressive
+from nflows.transforms import made as nflows_made
 from normflows.flows.affine import autoregressive as normflows_autoregressive
+from normflows.nets import made as normflows_made
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ._checks import check_input, is_concrete
 from ._triangular import Step, solve, solve_unchecked
@@ -24,7 +29,7 @@ class ParallelInverse(Flow):
     :math:`x \leftarrow f(y; \mathrm{net}(x))`, until they no longer change: that is exact after
     as many passes as there are features, since the first i are after i passes, and in practice
     after some ten. Each pass ends with one look at the values on the host. Samples that have
-    converged are left out of the passes that follow as soon as half of them have; those whose
+    converged are left out of the passes that follow, once an eighth of them have; those whose
     values overflow on the way, or do not converge within `max_iter`, are solved feature by
     feature. The other direction is that of the layer.
 
@@ -101,7 +106,7 @@ class ParallelInverse(Flow):
             return call_flow(self.flow, y, context, inverse=direction == "inverse")
         check_input("ParallelInverse", y, "features")
 
-        def step(x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+        def step(layer: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
             whole = len(rows) == len(y)
             inputs = y if whole else y[rows]
             given = context if whole or context is None else context[rows]
@@ -110,17 +115,20 @@ class ParallelInverse(Flow):
 
         start = torch.zeros_like(y)
         if not is_concrete(y):
-            x, log_det = solve_unchecked(step, start, self.max_iter or y.shape[1])
+            passes = self.max_iter or y.shape[1]
+            x, log_det = solve_unchecked(partial(step, layer), start, passes)
             return x, log_det
         # What float32 can tell apart, float64 can tell apart that much closer.
         finer = min(1.0, torch.finfo(y.dtype).eps / torch.finfo(torch.float32).eps)
         tol = self.tol * finer
         order = _order(layer, y.shape[1], y.device)
         with torch.no_grad():
-            (x, log_det), self.last_iterations = solve(step, start, order, tol, self.max_iter)
+            (x, log_det), self.last_iterations = solve(
+                partial(step, _masked_once(layer)), start, order, tol, self.max_iter
+            )
         inputs = (y, context, *self.flow.parameters())
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-            return _differentiable(step, x, order, tol)
+            return _differentiable(partial(step, layer), x, order, tol)
         return x, log_det
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -212,6 +220,24 @@ def _order(layer: Any, features: int, device: torch.device) -> Tensor:
         return order.flip(0) if layer.reverse else order
     # A MADE, which has as many outputs of the same degree for each feature in turn.
     return layer.autoregressive_net.final_layer.degrees.view(features, -1)[:, 0].argsort()
+
+
+def _masked_once(module: nn.Module) -> nn.Module:
+    """A copy whose masked linear layers have multiplied their weights by their masks.
+
+    They do so in every pass otherwise, which takes as long as the matrix product of a small
+    batch. All else is shared with the original, which stays as it is.
+    """
+    twin = copy.copy(module)
+    twin._modules = {
+        name: child and _masked_once(child) for name, child in module._modules.items()
+    }
+    if isinstance(module, _MASKED):
+        twin.forward = partial(F.linear, weight=module.weight * module.mask, bias=module.bias)
+    return twin
+
+
+_MASKED = (normflows_made.MaskedLinear, nflows_made.MaskedLinear)
 
 
 def _differentiable(step: Step, x: Tensor, order: Tensor, tol: float) -> tuple[Tensor, Tensor]:

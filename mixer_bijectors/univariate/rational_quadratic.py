@@ -31,9 +31,9 @@ class RationalQuadratic(Univariate):
     of the heights of the bins, which softmax turns into shares of the interval of at least
     1e-3, and log-slopes at the inner knots, softly bounded to 1e-3 to 1e3.
 
-    Every denominator and the discriminant that inverts the spline are sums of terms that cannot
-    be negative, so nothing here cancels, for whatever parameters. Gradients are in closed form,
-    and can be differentiated again.
+    The discriminant that inverts the spline is a sum of squares, and denominators stay above
+    half the slope of the chord, so nothing here breaks, for whatever parameters. Gradients are
+    in closed form, in reverse and in forward mode, and can be differentiated again.
 
     Args:
         num_bins: number of bins K; there are 3 K - 1 parameters, 3 K when circular.
@@ -166,9 +166,9 @@ class _Choice(NamedTuple):
     """Which bins a batch falls in."""
 
     chosen: Tensor
-    shares: Tensor  # of widths and heights: softmax over all bins, (2, num_bins, ...)
-    share: Tensor  # those of the bin, (2, ...)
-    before: Tensor  # the sums of those before it, (2, ...)
+    shares: list[Tensor]  # of widths and heights: softmax over all bins, (num_bins, ...)
+    share: list[Tensor]  # those of the bin
+    before: list[Tensor]  # the sums of those before it
 
 
 class _Bin(NamedTuple):
@@ -179,7 +179,8 @@ class _Bin(NamedTuple):
     w: Tensor
     h: Tensor
     s: Tensor  # slope of the chord
-    a: Tensor  # parameters of the slopes at both ends, (2, ...)
+    a0: Tensor  # parameters of the slopes at both ends
+    a1: Tensor
     d0: Tensor  # those slopes
     d1: Tensor
     t: Tensor  # position in the bin, from 0 to 1
@@ -191,17 +192,17 @@ def _locate(
     k = spline.num_bins
     # Parameters first: all operations run along the memory of many splines, not of one.
     logits = params.movedim(-1, 0)
-    shares = logits[: 2 * k].unflatten(0, (2, k)).softmax(1)
+    shares = [logits[:k].softmax(0), logits[k : 2 * k].softmax(0)]
     search = _pass_knots if torch.compiler.is_compiling() or u.numel() > 4096 else _count_knots
-    choice = search(u, shares, int(inverse))
-
-    w, h = (_MIN_SHARE + (1 - k * _MIN_SHARE) * choice.share).unbind()
-    x, y = _knot(choice.chosen.to(u.dtype), choice.before, k).unbind()
+    index, share, before = search(u, shares, inverse)
+    w, h = (_MIN_SHARE + (1 - k * _MIN_SHARE) * t for t in share)
+    x, y = (_knot(index, t, k) for t in before)
+    index = index.long()
     slopes = logits[2 * k :]
     end = slopes[:1] if spline.circular else torch.zeros_like(slopes[:1])
     slopes = torch.cat((slopes, end) if spline.circular else (end, slopes, end))
-    a = _pick(slopes, _ends(choice.chosen))
-    d0, d1 = (a / (1 + a.abs() / _MAX_LOG_SLOPE)).exp().unbind()
+    a0, a1 = _pick(slopes, index), _pick(slopes, index + 1)
+    d0, d1 = ((a / (1 + a.abs() / _MAX_LOG_SLOPE)).exp() for a in (a0, a1))
     s = h / w
     if inverse:
         eta = ((u - y) / h).clamp(0, 1)
@@ -215,7 +216,7 @@ def _locate(
         t = torch.where(rising, left, root) / (torch.where(rising, left, right) + root)
     else:
         t = ((u - x) / w).clamp(0, 1)
-    return choice, _Bin(x, y, w, h, s, a, d0, d1, t)
+    return _Choice(index, shares, share, before), _Bin(x, y, w, h, s, a0, a1, d0, d1, t)
 
 
 def _knot(index: Tensor | int, sums: Tensor, num_bins: int) -> Tensor:
@@ -223,49 +224,43 @@ def _knot(index: Tensor | int, sums: Tensor, num_bins: int) -> Tensor:
     return (_MIN_SHARE * index - 0.5) + (1 - num_bins * _MIN_SHARE) * sums
 
 
-def _pass_knots(u: Tensor, shares: Tensor, axis: int) -> _Choice:
+def _pass_knots(
+    u: Tensor, shares: list[Tensor], axis: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """From bin to bin, as far as the knots that u has passed reach.
 
-    Selecting by arithmetic on zeros and ones beats searching and indexing where tensors are
-    large, and compiles to one loop over memory.
+    Selecting by arithmetic on zeros and ones is faster than searching and indexing where
+    tensors are large, and compiles to one loop over memory.
     """
-    k = shares.shape[1]
-    index, before, share = torch.zeros_like(u), torch.zeros_like(shares[:, 0]), shares[:, 0]
+    k = len(shares[0])
+    index, before = torch.zeros_like(u), [torch.zeros_like(u)] * 2
+    share = [t[0] for t in shares]
     total = share[axis]
     for j in range(1, k):
         passed = (u >= _knot(j, total, k)).to(u.dtype)
         index = index + passed
-        before = torch.addcmul(before, passed, shares[:, j - 1])
-        share = torch.lerp(share, shares[:, j], passed)
-        total = total + shares[axis, j]
-    return _Choice(index.long(), shares, share, before)
+        before = [torch.addcmul(one, passed, t[j - 1]) for one, t in zip(before, shares)]
+        share = [torch.lerp(one, t[j], passed) for one, t in zip(share, shares)]
+        total = total + shares[axis][j]
+    return index, share, before
 
 
-def _count_knots(u: Tensor, shares: Tensor, axis: int) -> _Choice:
-    """All knots at once: the same, in the fewest operations."""
-    k = shares.shape[1]
-    sums = torch.cat((torch.zeros_like(shares[:, :1]), shares[:, :-1].cumsum(1)), dim=1)
+def _count_knots(
+    u: Tensor, shares: list[Tensor], axis: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """All knots at once, the same in the fewest operations."""
+    k = len(shares[0])
+    sums = [torch.cat((torch.zeros_like(t[:1]), t[:-1].cumsum(0))) for t in shares]
     numbers = torch.arange(1, k, device=u.device, dtype=u.dtype).view(-1, *[1] * u.dim())
-    index = (u >= _knot(numbers, sums[axis, 1:], k)).sum(0)
-    entries = index.expand(2, 1, *index.shape)
-    share, before = (
-        table.expand(2, k, *u.shape).gather(1, entries).squeeze(1) for table in (shares, sums)
-    )
-    return _Choice(index, shares, share, before)
-
-
-def _ends(index: Tensor) -> Tensor:
-    """The knots at both ends of a bin, (2, ...)."""
-    return torch.stack((index, index + 1))
+    index = (u >= _knot(numbers, sums[axis][1:], k)).sum(0)
+    share, before = ([_pick(table, index) for table in tables] for tables in (shares, sums))
+    return index.to(u.dtype), share, before
 
 
 def _gradient_in_bin(
     b: _Bin, inverse: bool, grad_v: Tensor, grad_log: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients of u, the corner, the size and the slopes' parameters of the bins.
-
-    From those of the value and of the log-slope; all but the first are of shape (2, ...).
-    """
+    """Gradients of u, x, y, w, h, a0 and a1 from those of the value and of the log-slope."""
     t, r, s, w, d0, d1 = b.t, 1 - b.t, b.s, b.w, b.d0, b.d1
     tr, turn, chords, slopes = t * r, r - t, 2 * s, d0 + d1
     d0r, d1t = d0 * r, d1 * t
@@ -293,49 +288,68 @@ def _gradient_in_bin(
     grad_d1 = of_log * d1tt - of_tr * d1 - of_value * d1t * top
     return (
         grad_u,
-        torch.stack((-grad_t / w, grad_y)),
-        torch.stack((-(grad_s + grad_t * t) / w, grad_y * (t * top * p) + grad_s / b.h)),
-        torch.stack((grad_d0, grad_d1)) / (1 + b.a.abs() / _MAX_LOG_SLOPE).square(),
+        -grad_t / w,
+        grad_y,
+        -(grad_s + grad_t * t) / w,
+        grad_y * (t * top * p) + grad_s / b.h,
+        grad_d0 / (1 + b.a0.abs() / _MAX_LOG_SLOPE).square(),
+        grad_d1 / (1 + b.a1.abs() / _MAX_LOG_SLOPE).square(),
     )
 
 
 def _gradient_of_choice(
-    choice: _Choice, spline: RationalQuadratic, corner: Tensor, size: Tensor, a: Tensor
+    choice: _Choice,
+    spline: RationalQuadratic,
+    x: Tensor,
+    y: Tensor,
+    w: Tensor,
+    h: Tensor,
+    a0: Tensor,
+    a1: Tensor,
 ) -> Tensor:
     """Gradient of all parameters from those of the bin that was chosen."""
-    index, shares, share, before = choice
-    k = spline.num_bins
+    chosen, shares, share, before = choice
+    index = chosen.unsqueeze(0)
+    # Popped, so that the memory of one axis is free when the other's turn comes.
+    widths, heights = (
+        _gradient_of_shares(index, shares.pop(0), share.pop(0), before.pop(0), corner, size)
+        for corner, size in ((x, w), (y, h))
+    )
+    slopes = a0.new_zeros(spline.num_bins + 1, *a0.shape)
+    slopes = _add_at(_add_at(slopes, index, a0), index + 1, a1)
+    inner = slopes[1:-1]
+    ends = [slopes[:1] + slopes[-1:]] if spline.circular else []
+    return torch.cat((widths, heights, *ends, inner)).movedim(0, -1)
+
+
+def _gradient_of_shares(
+    index: Tensor, shares: Tensor, share: Tensor, before: Tensor, corner: Tensor, size: Tensor
+) -> Tensor:
+    """Gradient of the logits of all bins on one axis from those of a corner and of a size."""
+    k = len(shares)
     corner, size = ((1 - k * _MIN_SHARE) * t for t in (corner, size))
+    earlier = torch.arange(k, device=index.device).view(-1, *[1] * corner.dim()) < index
     # Through softmax: of each bin's gradient the mean over the shares is subtracted.
     mean = corner * before + size * share
-    earlier = torch.arange(k, device=index.device).view(-1, *[1] * index.dim()) < index
-    logits = torch.addcmul(
-        -mean.unsqueeze(1), earlier.to(mean.dtype), corner.unsqueeze(1)
-    ).mul_(shares)
-    entries = index.expand(2, 1, *index.shape)
-    logits = _add_at(logits, 1, entries, (share * size).unsqueeze(1))
-    slopes = _add_at(a.new_zeros(k + 1, *index.shape), 0, _ends(index), a)
-    ends = [slopes[:1] + slopes[-1:]] if spline.circular else []
-    return torch.cat((logits.flatten(0, 1), *ends, slopes[1:-1])).movedim(0, -1)
+    grad = torch.addcmul(-mean, earlier.to(mean.dtype), corner).mul_(shares)
+    return _add_at(grad, index, share * size)
 
 
 def _pick(table: Tensor, index: Tensor) -> Tensor:
-    """The entries `index`, of shape (picks, ...), of tables (entries, ...) that broadcast."""
+    """The entries `index`, of shape (...), of tables (entries, ...) that broadcast."""
     if torch.compiler.is_compiling():
         # Selecting entry by entry fuses with what comes before and after, a gather does not.
         picked = table[0]
         for j in range(1, len(table)):
             picked = torch.where(index >= j, table[j], picked)
         return picked
-    return table.expand(-1, *index.shape[1:]).gather(0, index)
+    return table.expand(-1, *index.shape).gather(0, index.unsqueeze(0)).squeeze(0)
 
 
-def _add_at(table: Tensor, dim: int, index: Tensor, values: Tensor) -> Tensor:
-    """Add values at the entries `index` of a new table along one dimension."""
+def _add_at(table: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """Add values, of shape (...), to the entries `index`, of shape (1, ...), of a new table."""
     if torch.compiler.is_compiling():
-        entries = torch.arange(table.shape[dim], device=index.device)
-        entries = entries.view(-1, *[1] * (table.dim() - dim - 1))
-        for i, v in zip(index.split(1, dim), values.split(1, dim)):
-            table = torch.where(entries == i, table + v, table)
-        return table
-    return table.scatter_add_(dim, index, values)
+        entries = torch.arange(len(table), device=index.device)
+        chosen = entries.view(-1, *[1] * values.dim()) == index
+        return torch.where(chosen, table + values, table)
+    return table.scatter_add_(0, index, values.unsqueeze(0))
