@@ -80,7 +80,7 @@ def check_conditioned(
 
     Returns the dtype of the net, and the context in it; None for a layer without context.
     """
-    like = (*net.parameters(), x)[0]  # the compiler of torch 2.3 knows no default of next
+    like = (*net.parameters(), x)[0]
     check_input(layer, x, features, like=like)
     if not context_features:
         return like.dtype, None

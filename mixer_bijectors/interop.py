@@ -155,6 +155,7 @@ class _FlowAsTorchTransform(TorchTransform):
             constraints.independent(constraints.real, dim) for dim in event_dims
         )
         self._last: tuple[Any, ...] = (None, None, None)
+        self._state: tuple[Any, ...] = ()
 
     def with_cache(self, cache_size: int = 1) -> TorchTransform:
         if cache_size == self._cache_size:
@@ -168,10 +169,27 @@ class _FlowAsTorchTransform(TorchTransform):
         return self._shape(shape, inverse=True)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        self._forget_what_is_stale()
         last_x, last_y, log_det = self._last
         if x is last_x and y is last_y:
             return log_det
         return -self._run(y, inverse=True)[1]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self._forget_what_is_stale()
+        return super().__call__(x)
+
+    def _inv_call(self, y: Tensor) -> Tensor:
+        self._forget_what_is_stale()
+        return super()._inv_call(y)
+
+    def _forget_what_is_stale(self) -> None:
+        """What other parameters gave, or what has no gradients where these are wanted."""
+        state = (torch.is_grad_enabled(), *(p._version for p in self.flow.parameters()))
+        if state != self._state:
+            self._state = state
+            self._cached_x_y = None, None
+            self._last = None, None, None
 
     def _call(self, x: Tensor) -> Tensor:
         y, log_det = self._run(x, inverse=False)

@@ -156,6 +156,17 @@ class TestToTorchTransform:
         assert_close(model.log_prob(x.clone()), log_prob, atol=1e-5, rtol=1e-5)
         assert len(calls) == 1
 
+    def test_nothing_stale_is_remembered(self, layer, base):
+        model = TransformedDistribution(base, mb.to_torch_transform(layer))
+        x = model.sample((5,))
+        weight = layer.flows[0].net.final.weight
+        (gradient,) = torch.autograd.grad(model.log_prob(x).sum(), weight)
+        assert gradient.abs().sum() > 0
+        before = model.log_prob(x)
+        with torch.no_grad():
+            weight.add_(0.1)
+        assert not torch.allclose(model.log_prob(x), before)
+
     def test_without_memory(self, layer, base):
         transform = mb.to_torch_transform(layer).with_cache(0)
         z = torch.randn(5, 6)
