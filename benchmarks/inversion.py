@@ -10,7 +10,6 @@ through accelerate_sampling: densities of 64 test images, in normflows' MAF, or 
 
 import argparse
 import copy
-import math
 import time
 from collections.abc import Callable
 from functools import cache
@@ -92,7 +91,7 @@ CASES: dict[str, tuple[str, int, Callable[[], nn.Module]]] = {
 
 
 def train(model: nn.Module, x: Tensor, budget: float) -> int:
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-4)
     steps, start = 0, time.perf_counter()
     while time.perf_counter() - start < budget:
         batch = x[torch.randint(len(x), (BATCH,))]
@@ -155,11 +154,11 @@ def compare(name: str, budget: float, repeats: int) -> dict[str, Any]:
         for dtype in (torch.float32, torch.float64):
             sides = [copy.deepcopy(side).to(dtype) for side in (plain, fast)]
             ours, theirs = (latents_or_samples(side, task, x.to(dtype)) for side in sides)
-            error = (ours - theirs).abs().max().item()
-            size_of = max(1.0, theirs.abs().max().item())
-            row[f"difference, {str(dtype)[6:]}"] = f"{error:.0e} of {size_of:.3g}"
-    if not math.isfinite(nats):
-        raise RuntimeError(f"{name}: training diverged")
+            finite = theirs.isfinite().all(1)
+            error = (ours - theirs)[finite].abs().max().item()
+            row[f"difference, {str(dtype)[6:]}"] = f"{error:.0e}"
+            broken = f"{int((~finite).sum())} and {int((~ours.isfinite().all(1)).sum())}"
+            row[f"not finite, {str(dtype)[6:]}"] = broken
     return row
 
 

@@ -114,6 +114,7 @@ def is_concrete(x: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and x.device.type != "meta"
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not torch._C._functorch.is_legacy_batchedtensor(x)
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from nflows.transforms import Transform as NflowsTransform
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.transforms import Transform as TorchTransform
 
@@ -36,11 +36,7 @@ def to_nflows(flow: Flow) -> NflowsTransform:
     """
     if isinstance(flow, _TransformAsFlow):
         return flow.transform
-    if not isinstance(flow, Flow):
-        raise TypeError(
-            f"to_nflows: expected a flow of normflows, got {type(flow).__name__}; of a model, "
-            "take mixer_bijectors.Chain(model.flows)"
-        )
+    _check_flow("to_nflows", flow)
     return _FlowAsTransform(flow)
 
 
@@ -79,6 +75,7 @@ def to_torch_transform(
     *,
     latent_event_dim: int | None = None,
     context: Tensor | None = None,
+    cache_size: int = 0,
 ) -> TorchTransform:
     """A flow as a `torch.distributions.Transform` from latent to data.
 
@@ -92,11 +89,14 @@ def to_torch_transform(
             for images. All dimensions before are batch, and any number of them.
         latent_event_dim: that of the latents, where it is another: 2 for `Patchify`.
         context: for a conditional flow, of shape (..., context_features), which broadcasts
-            against the batch.
+            over the batch.
+        cache_size: 1 to remember the last value that went through, as transforms of torch do,
+            so that the density of a sample takes no inverse. It is forgotten when a parameter
+            changes, and when gradients are wanted of what was made without.
 
     Raises:
-        TypeError: what is not a flow.
-        ValueError: events of no dimension.
+        TypeError: what is not a flow; of a model, take `mb.Chain(model.flows)`.
+        ValueError: events of no dimension; a context that does not broadcast.
 
     Example:
         >>> from torch.distributions import Independent, Normal, TransformedDistribution
@@ -105,12 +105,20 @@ def to_torch_transform(
         >>> model.log_prob(model.sample((5, 2))).shape
         torch.Size([5, 2])
     """
-    if not isinstance(flow, nn.Module) or not hasattr(flow, "inverse"):
-        raise TypeError(f"to_torch_transform: expected a flow, got {type(flow).__name__}")
+    _check_flow("to_torch_transform", flow)
     dims = (event_dim if latent_event_dim is None else latent_event_dim, event_dim)
     if min(dims) < 1:
         raise ValueError(f"to_torch_transform: events must have dimensions, got {min(dims)}")
-    return _FlowAsTorchTransform(flow, dims, context)
+    return _FlowAsTorchTransform(flow, dims, context, cache_size)
+
+
+def _check_flow(function: str, flow: object) -> None:
+    # A compiled module has the methods of the one that it wraps.
+    if not isinstance(getattr(flow, "_orig_mod", flow), Flow):
+        raise TypeError(
+            f"{function}: expected a flow of normflows, got {type(flow).__name__}; of a model, "
+            "take mixer_bijectors.Chain(model.flows)"
+        )
 
 
 class _FlowAsTransform(NflowsTransform):
@@ -145,7 +153,7 @@ class _FlowAsTorchTransform(TorchTransform):
         flow: Flow,
         event_dims: tuple[int, int],
         context: Tensor | None,
-        cache_size: int = 1,
+        cache_size: int,
     ) -> None:
         super().__init__(cache_size)
         self.flow = flow
@@ -168,12 +176,9 @@ class _FlowAsTorchTransform(TorchTransform):
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         return self._shape(shape, inverse=True)
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        self._forget_what_is_stale()
-        last_x, last_y, log_det = self._last
-        if x is last_x and y is last_y:
-            return log_det
-        return -self._run(y, inverse=True)[1]
+    def __getstate__(self) -> dict[str, Any]:
+        self._forget()
+        return super().__getstate__()
 
     def __call__(self, x: Tensor) -> Tensor:
         self._forget_what_is_stale()
@@ -183,13 +188,15 @@ class _FlowAsTorchTransform(TorchTransform):
         self._forget_what_is_stale()
         return super()._inv_call(y)
 
-    def _forget_what_is_stale(self) -> None:
-        """What other parameters gave, or what has no gradients where these are wanted."""
-        state = (torch.is_grad_enabled(), *(p._version for p in self.flow.parameters()))
-        if state != self._state:
-            self._state = state
-            self._cached_x_y = None, None
-            self._last = None, None, None
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        self._forget_what_is_stale()
+        last_x, last_y, log_det = self._last
+        if not self._cache_size:
+            # Good for the one use that a density makes of it, and holds no memory after.
+            self._forget()
+        if x is last_x and y is last_y:
+            return log_det
+        return -self._run(y, inverse=True)[1]
 
     def _call(self, x: Tensor) -> Tensor:
         y, log_det = self._run(x, inverse=False)
@@ -202,17 +209,38 @@ class _FlowAsTorchTransform(TorchTransform):
         return x
 
     def _remember(self, *last: Tensor) -> None:
-        if self._cache_size:
-            self._last = last
+        self._last = last
+        self._state = self._current_state()
+
+    def _forget(self) -> None:
+        self._cached_x_y = None, None
+        self._last = None, None, None
+
+    def _forget_what_is_stale(self) -> None:
+        if self._state != self._current_state():
+            self._forget()
+
+    def _current_state(self) -> tuple[Any, ...]:
+        """What the last values depend on, and whether they can be differentiated."""
+        tensors = [*self.flow.parameters(), *self.flow.buffers(), *self._last]
+        return (
+            torch.is_grad_enabled(),
+            self.flow.training,
+            *((t.data_ptr(), t._version) for t in tensors if t is not None),
+        )
 
     def _run(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         event_dim = self.event_dims[inverse]
         batch, event = x.shape[: x.dim() - event_dim], x.shape[x.dim() - event_dim :]
         context = self.context
         if context is not None:
-            context = context.expand(*batch, context.shape[-1]).reshape(
-                prod(batch), context.shape[-1]
-            )
+            features = context.shape[-1]
+            if torch.broadcast_shapes(context.shape[:-1], batch) != batch:
+                raise ValueError(
+                    f"to_torch_transform: a context of shape {tuple(context.shape)} does not "
+                    f"broadcast over a batch of shape {tuple(batch)}"
+                )
+            context = context.expand(*batch, features).reshape(prod(batch), features)
         y, log_det = apply_flow(
             self.flow, x.reshape(prod(batch), *event), context, inverse=inverse
         )

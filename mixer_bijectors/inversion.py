@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from nflows.transforms import Transform as NflowsTransform
 from nflows.transforms import autoregressive as nflows_autoregressive
 from nflows.transforms import made as nflows_made
 from normflows.flows.affine import autoregressive as normflows_autoregressive
@@ -21,7 +22,85 @@ from .flow import Flow, call_flow
 __all__ = ["ParallelInverse", "accelerate_sampling"]
 
 
-class ParallelInverse(Flow):
+class _Parallel(nn.Module):
+    """What `ParallelInverse` is, for layers of normflows and of nflows alike."""
+
+    flow: Any
+
+    def __init__(self, flow: nn.Module, *, tol: float = 1e-6, max_iter: int | None = None):
+        super().__init__()
+        if _find(flow) is None:
+            raise TypeError(
+                "ParallelInverse: expected an autoregressive layer, got "
+                f"{type(flow).__name__}; accelerate_sampling(model) finds those inside a model"
+            )
+        if not tol > 0:
+            raise ValueError(f"ParallelInverse: tol must be positive, got {tol}")
+        if max_iter is not None and max_iter < 1:
+            raise ValueError(f"ParallelInverse: max_iter must be at least 1, got {max_iter}")
+        # Not as a submodule, but with all that the layer holds, under the layer's names: so
+        # that whatever goes by names, as checkpoints do, sees no difference.
+        self.__dict__["flow"] = flow
+        self._parameters, self._buffers = flow._parameters, flow._buffers
+        self._modules = flow._modules
+        self._non_persistent_buffers_set = flow._non_persistent_buffers_set
+        self.tol = tol
+        self.max_iter = max_iter
+        self.last_iterations: int | None = None
+        self.training = flow.training
+
+    def train(self, mode: bool = True) -> "_Parallel":
+        self.flow.train(mode)
+        return super().train(mode)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._run("forward", z, context)
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._run("inverse", x, context)
+
+    def _run(self, direction: str, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        check_input("ParallelInverse", y, "features")
+        if not len(y):  # which foreign layers cannot reshape
+            return y, y.new_zeros(0)
+        sequential, layer = _find(self.flow) or ("", self.flow)
+        if direction != sequential:
+            return call_flow(self.flow, y, context, inverse=direction == "inverse")
+        _check_passes_agree(layer)
+
+        def step(layer: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+            whole = len(rows) == len(y)
+            inputs = y if whole else y[rows]
+            given = context
+            if context is not None and not whole and len(context) > 1:
+                given = context[rows]
+            x, log_det = _next(layer, inputs, x, given)
+            return x.to(y.dtype), log_det.to(y.dtype)
+
+        start = torch.zeros_like(y)
+        inputs = [t for t in (y, context, *self.parameters()) if t is not None]
+        if not all(map(is_concrete, inputs)):
+            passes = self.max_iter or y.shape[1]
+            x, log_det = solve_unchecked(partial(step, layer), start, passes)
+            return x, log_det
+        # What float32 can tell apart, float64 can tell apart that much closer.
+        finer = min(1.0, torch.finfo(y.dtype).eps / torch.finfo(torch.float32).eps)
+        tol = self.tol * finer
+        order = _order(layer, y.shape[1], y.device)
+        with torch.no_grad():
+            (x, log_det), self.last_iterations = solve(
+                partial(step, _masked_once(layer)), start, order, tol, self.max_iter
+            )
+        if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+            return _differentiable(partial(step, layer), x, order, tol)
+        return x, log_det
+
+
+class _ParallelTransform(_Parallel, NflowsTransform):
+    """The same for a transform of nflows, which stays one."""
+
+
+class ParallelInverse(_Parallel, Flow):
     r"""Runs the sequential direction of an autoregressive layer in a few parallel passes.
 
     That direction solves :math:`x_i = f(y_i; \mathrm{net}_i(x_1, \ldots, x_{i - 1}))`, one
@@ -36,13 +115,13 @@ class ParallelInverse(Flow):
     Gradients are those of the implicit function: memory does not grow with the number of
     passes. Second derivatives are not available.
 
-    The parameters, and the keys of the state_dict, are those of the layer itself. Nets must be
-    deterministic: in training mode they may not hold dropout.
+    It has the parameters of the layer, under their names. Passes must agree, so that a net in
+    training mode may hold neither dropout nor batch normalisation.
 
     Args:
         flow: `Autoregressive`; of normflows `MaskedAffineAutoregressive`,
-            `AutoregressiveRationalQuadraticSpline` and its circular kin; or any
-            `AutoregressiveTransform` of nflows.
+            `AutoregressiveRationalQuadraticSpline` and its circular kin; or `from_nflows` of
+            an `AutoregressiveTransform` of nflows.
         tol: the change, relative to values above 1, at which a sample has converged; that is in
             float32 and below, and as much smaller in float64 as that is more exact.
         max_iter: number of passes before samples that have not converged are solved feature by
@@ -56,8 +135,9 @@ class ParallelInverse(Flow):
     Shapes: those of the layer.
 
     Raises:
-        TypeError: a layer that is not autoregressive.
-        ValueError: a tolerance that is not positive, a `max_iter` below 1.
+        TypeError: a layer that is not autoregressive; an input that is not floating point.
+        ValueError: a tolerance that is not positive, a `max_iter` below 1; an input that is not
+            of shape (batch, features); dropout or batch normalisation in training mode.
         NotImplementedError: second derivatives.
 
     References:
@@ -77,70 +157,17 @@ class ParallelInverse(Flow):
     """
 
     def __init__(self, flow: nn.Module, *, tol: float = 1e-6, max_iter: int | None = None):
-        super().__init__()
-        if _find(flow) is None:
+        if isinstance(flow, NflowsTransform):
             raise TypeError(
-                "ParallelInverse: expected an autoregressive layer, got "
-                f"{type(flow).__name__}; accelerate_sampling(model) finds those inside a model"
+                f"ParallelInverse: {type(flow).__name__} of nflows runs the other way; wrap "
+                "from_nflows(layer), or call accelerate_sampling(layer)"
             )
-        if not tol > 0:
-            raise ValueError(f"ParallelInverse: tol must be positive, got {tol}")
-        if max_iter is not None and max_iter < 1:
-            raise ValueError(f"ParallelInverse: max_iter must be at least 1, got {max_iter}")
-        self.flow = flow
-        self.tol = tol
-        self.max_iter = max_iter
-        self.last_iterations: int | None = None
+        super().__init__(flow, tol=tol, max_iter=max_iter)
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._run("forward", z, context)
-
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._run("inverse", x, context)
-
-    def _run(self, direction: str, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        sequential, layer = _find(self.flow) or ("", self.flow)
-        if not len(y):  # which foreign layers cannot reshape
-            return y, y.new_zeros(0)
-        if direction != sequential:
-            return call_flow(self.flow, y, context, inverse=direction == "inverse")
-        check_input("ParallelInverse", y, "features")
-
-        def step(layer: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-            whole = len(rows) == len(y)
-            inputs = y if whole else y[rows]
-            given = context if whole or context is None else context[rows]
-            x, log_det = _next(layer, inputs, x, given)
-            return x.to(y.dtype), log_det.to(y.dtype)
-
-        start = torch.zeros_like(y)
-        if not is_concrete(y):
-            passes = self.max_iter or y.shape[1]
-            x, log_det = solve_unchecked(partial(step, layer), start, passes)
-            return x, log_det
-        # What float32 can tell apart, float64 can tell apart that much closer.
-        finer = min(1.0, torch.finfo(y.dtype).eps / torch.finfo(torch.float32).eps)
-        tol = self.tol * finer
-        order = _order(layer, y.shape[1], y.device)
-        with torch.no_grad():
-            (x, log_det), self.last_iterations = solve(
-                partial(step, _masked_once(layer)), start, order, tol, self.max_iter
-            )
-        inputs = (y, context, *self.flow.parameters())
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-            return _differentiable(partial(step, layer), x, order, tol)
-        return x, log_det
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The state of the layer, under the layer's own keys."""
-        return self.flow.state_dict(*args, **kwargs)
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any
-    ) -> None:
-        for key in [key for key in state_dict if key.startswith(prefix)]:
-            state_dict[f"{prefix}flow.{key.removeprefix(prefix)}"] = state_dict.pop(key)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    @property
+    def context_features(self) -> int:
+        """Size of the context, of foreign layers 1 for any: they do not say."""
+        return getattr(self.flow, "context_features", 1)
 
 
 def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
@@ -148,7 +175,7 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
 
     In place; state_dicts from before and after load into either. Where the density direction
     is the sequential one, as in normflows' `MaskedAffineAutoregressive`, it is densities that
-    become fast. Warns if the model holds no such layer.
+    become fast. A second call replaces the options. Warns if the model holds no such layer.
 
     Args:
         model: a model, a layer or any module that holds some.
@@ -164,19 +191,19 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
         >>> type(model.flows[0]).__name__
         'ParallelInverse'
     """
-    wrapped: dict[nn.Module, ParallelInverse] = {}
+    wrapped: dict[nn.Module, nn.Module] = {}
 
     def visit(module: nn.Module) -> nn.Module:
-        if isinstance(module, ParallelInverse):
-            wrapped[module] = module
-        elif _find(module) is not None:
-            if module not in wrapped:
-                wrapped[module] = ParallelInverse(module, **options)
-            return wrapped[module]
-        else:
-            for name, child in module._modules.items():  # named_children names each but once
-                if child is not None:
-                    setattr(module, name, visit(child))
+        layer = module.flow if isinstance(module, _Parallel) else module
+        if _find(layer) is not None:
+            if layer not in wrapped:
+                foreign = isinstance(layer, NflowsTransform)
+                wrap = _ParallelTransform if foreign else ParallelInverse
+                wrapped[layer] = wrap(layer, **options)
+            return wrapped[layer]
+        for name, child in module._modules.items():  # named_children names each but once
+            if child is not None:
+                setattr(module, name, visit(child))
         return module
 
     model = visit(model)
@@ -201,9 +228,9 @@ def _find(module: nn.Module) -> tuple[str, Any] | None:
     if isinstance(module, _FOREIGN):
         return "inverse", module
     # normflows' splines hold such a layer and run it the other way round.
-    if isinstance(getattr(module, "mprqat", None), _FOREIGN):
-        return "forward", module.mprqat
-    return None
+    # And from_nflows turns one round.
+    inner = getattr(module, "mprqat", None) or getattr(module, "transform", None)
+    return ("forward", inner) if isinstance(inner, _FOREIGN) else None
 
 
 def _next(layer: Any, y: Tensor, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -218,22 +245,40 @@ def _order(layer: Any, features: int, device: torch.device) -> Tensor:
     if isinstance(layer, Autoregressive):
         order = torch.arange(features, device=device)
         return order.flip(0) if layer.reverse else order
+    last: Any = getattr(layer.autoregressive_net, "final_layer", None)
+    if not hasattr(last, "degrees"):
+        return torch.arange(features, device=device)
     # A MADE, which has as many outputs of the same degree for each feature in turn.
-    return layer.autoregressive_net.final_layer.degrees.view(features, -1)[:, 0].argsort()
+    return last.degrees.view(features, -1)[:, 0].argsort()
 
 
-def _masked_once(module: nn.Module) -> nn.Module:
+def _check_passes_agree(layer: nn.Module) -> None:
+    """Refuse what makes each pass another function of its input."""
+    for module in layer.modules() if layer.training else ():
+        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if batch_norm or (isinstance(module, nn.Dropout) and module.p > 0):
+            raise ValueError(
+                f"ParallelInverse: {type(module).__name__} in training mode makes each pass "
+                "differ; call eval() for the sequential direction"
+            )
+
+
+def _masked_once(module: Any) -> Any:
     """A copy whose masked linear layers have multiplied their weights by their masks.
 
     They do so in every pass otherwise, which takes as long as the matrix product of a small
     batch. All else is shared with the original, which stays as it is.
     """
-    twin = copy.copy(module)
-    twin._modules = {
-        name: child and _masked_once(child) for name, child in module._modules.items()
-    }
-    if isinstance(module, _MASKED):
+    # Others than these two compute their weights when they are called.
+    if type(module) in _MASKED and not module._forward_pre_hooks:
+        twin = copy.copy(module)
         twin.forward = partial(F.linear, weight=module.weight * module.mask, bias=module.bias)
+        return twin
+    children = {name: child and _masked_once(child) for name, child in module._modules.items()}
+    if all(child is module._modules[name] for name, child in children.items()):
+        return module
+    twin = copy.copy(module)
+    twin._modules = children
     return twin
 
 
@@ -258,6 +303,10 @@ def _differentiable(step: Step, x: Tensor, order: Tensor, tol: float) -> tuple[T
                 "layer itself"
             )
 
+        # Gradients are of any size, changes are measured on one of 1.
+        size = v.abs().amax(1, keepdim=True)
+        v = v / size.where(size > 0, 1.0)
+
         def adjoint_step(u: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
             full = u if len(u) == len(v) else torch.zeros_like(v).index_copy(0, rows, u)
             (product,) = torch.autograd.grad(
@@ -266,11 +315,17 @@ def _differentiable(step: Step, x: Tensor, order: Tensor, tol: float) -> tuple[T
             new = v + product
             return (new if len(u) == len(v) else new[rows],)
 
-        return solve(adjoint_step, v, order.flip(0), tol)[0][0]
+        if is_concrete(v):
+            (u,), _ = solve(adjoint_step, v, order.flip(0), tol)
+        else:
+            (u,) = solve_unchecked(adjoint_step, v, v.shape[1])
+        return u * size
 
     # A net would spread what is not finite over the features before it.
     finite = x.isfinite().all(1, keepdim=True)
     x = torch.where(finite, step(x, rows)[0], x)
     if again.requires_grad:
         x.register_hook(solve_adjoint)
-    return x, step(x, rows)[1]
+    log_det = step(x, rows)[1]
+    # Another tensor, whose own gradient is what reaches it.
+    return x.view_as(x), log_det

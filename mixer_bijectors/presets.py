@@ -58,6 +58,7 @@ def spline(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
+    _refuse("spline", options, "univariate")
     univariate = RationalQuadratic(num_bins, bound)
     return MixerFlow(image_shape, patch_size, num_layers, univariate=univariate, **options)
 
@@ -80,7 +81,7 @@ def kan(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
-    _refuse("kan", options, "num_blocks")
+    _refuse("kan", options, "net", "num_blocks")
     net = partial(nets.KAN, grid_size=grid_size)
     return MixerFlow(image_shape, patch_size, num_layers, net=net, **options)
 
@@ -134,6 +135,7 @@ def maf_hybrid(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
+    _refuse("maf_hybrid", options, "patch_flow")
 
     def patch_flow(num_patches: int) -> Flow:
         return Chain(
@@ -223,14 +225,14 @@ def ffjord(
     )
 
 
-_COUPLINGS = ("net", "num_blocks", "univariate")
+_COUPLINGS = ("net", "num_blocks", "univariate", "channel_flow", "patch_flow")
 
 
 def _refuse(preset: str, options: dict[str, Any], *names: str) -> None:
-    """Refuse options that would go to what the preset replaces."""
-    unread = [name for name in names if name in options]
-    if unread:
+    """Refuse options that the preset sets itself, or that go to what it replaces."""
+    refused = [name for name in names if name in options]
+    if refused:
         raise TypeError(
-            f"presets.{preset}: {' and '.join(unread)} would change nothing, since this preset "
-            "has no such couplings; leave out"
+            f"presets.{preset}: leave out {' and '.join(refused)}, which this preset sets "
+            "itself or has no use for; MixerFlow takes all options"
         )

@@ -146,7 +146,7 @@ class TestToTorchTransform:
 
     @pytest.mark.parametrize("shape", [(), (5,), (4, 3)])
     def test_samples_remember_their_density(self, layer, base, shape):
-        model = TransformedDistribution(base, mb.to_torch_transform(layer))
+        model = TransformedDistribution(base, mb.to_torch_transform(layer, cache_size=1))
         x = model.rsample(shape)
         assert x.shape == (*shape, 6)
         calls = []
@@ -156,19 +156,42 @@ class TestToTorchTransform:
         assert_close(model.log_prob(x.clone()), log_prob, atol=1e-5, rtol=1e-5)
         assert len(calls) == 1
 
-    def test_nothing_stale_is_remembered(self, layer, base):
-        model = TransformedDistribution(base, mb.to_torch_transform(layer))
-        x = model.sample((5,))
+    @pytest.mark.parametrize("cache_size", [0, 1])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda layer, x: layer.flows[0].net.final.weight.add_(0.1),
+            lambda layer, x: layer.load_state_dict(
+                {k: v + 0.1 for k, v in layer.state_dict().items()}, assign=True
+            ),
+            lambda layer, x: x.mul_(2),
+        ],
+        ids=["step", "load", "input"],
+    )
+    def test_nothing_stale_is_remembered(self, layer, base, change, cache_size):
+        transform = mb.to_torch_transform(layer, cache_size=cache_size)
+        model = TransformedDistribution(base, transform)
+        with torch.no_grad():
+            x = model.sample((5,))
+            before = model.log_prob(x)
+            change(layer, x)
+            after = model.log_prob(x)
+            fresh = TransformedDistribution(base, mb.to_torch_transform(layer))
+        assert_close(after, fresh.log_prob(x))
+        assert not torch.allclose(after, before)
         weight = layer.flows[0].net.final.weight
         (gradient,) = torch.autograd.grad(model.log_prob(x).sum(), weight)
         assert gradient.abs().sum() > 0
-        before = model.log_prob(x)
-        with torch.no_grad():
-            weight.add_(0.1)
-        assert not torch.allclose(model.log_prob(x), before)
+        copy.deepcopy(transform)(x)
+
+    def test_densities_can_be_differentiated_twice_in_a_row(self, layer, base):
+        model = TransformedDistribution(base, mb.to_torch_transform(layer))
+        x = torch.randn(5, 6)
+        for _ in range(2):
+            model.log_prob(x).sum().backward()
 
     def test_without_memory(self, layer, base):
-        transform = mb.to_torch_transform(layer).with_cache(0)
+        transform = mb.to_torch_transform(layer, cache_size=1).with_cache(0)
         z = torch.randn(5, 6)
         x, log_det = layer(z)
         assert_close(transform(z), x)
@@ -224,7 +247,14 @@ class TestToTorchTransform:
     [
         (lambda: mb.to_nflows(nt.LULinear(3)), TypeError, "of normflows, got LULinear; of a"),
         (lambda: mb.from_nflows(mb.LULinear(3)), TypeError, "of nflows, got LULinear"),
-        (lambda: mb.to_torch_transform(torch.nn.ReLU()), TypeError, "a flow, got ReLU"),
+        (lambda: mb.to_torch_transform(nt.LULinear(3)), TypeError, "normflows, got LULinear"),
+        (
+            lambda: mb.to_torch_transform(mb.LULinear(3), context=torch.zeros(3, 2))(
+                torch.zeros(3)
+            ),
+            ValueError,
+            r"a context of shape \(3, 2\) does not broadcast over a batch of shape \(\)",
+        ),
         (lambda: mb.to_torch_transform(mb.LULinear(3), 0), ValueError, "dimensions, got 0"),
     ],
 )

@@ -10,6 +10,7 @@ import nflows.transforms as nt
 import normflows as nf
 import pytest
 import torch
+from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
@@ -89,7 +90,7 @@ class TestEveryLayer:
     def test_equals_the_sequential_solve(self, case, context_features, dtype, atol):
         _, make = case
         layer = randomised(make(context_features)).to(dtype)
-        fast = mb.ParallelInverse(layer)
+        fast = mb.accelerate_sampling(layer)
         y = torch.randn(20, 12, dtype=dtype)
         context = context_features and torch.randn(20, context_features, dtype=dtype)
         for way in ("forward", "inverse"):
@@ -108,7 +109,7 @@ class TestEveryLayer:
             inputs.append(context)
         weights = torch.randn(6, 12, dtype=torch.float64)
         gradients = []
-        for flow in (layer, mb.ParallelInverse(layer)):
+        for flow in (layer, mb.accelerate_sampling(layer)):
             x, log_det = run(flow, direction, y, context)
             total = (weights * x.sin()).sum() + (weights[:, 0] * log_det).sum()
             gradients.append(torch.autograd.grad(total, inputs))
@@ -121,14 +122,14 @@ class TestEveryLayer:
         context = context_features and torch.randn(5, context_features, device="meta")
         if "nflows" in type(layer).__module__ or hasattr(layer, "mprqat"):
             pytest.skip("its splines look at values")
-        x, log_det = run(mb.ParallelInverse(layer, max_iter=4), direction, y, context)
+        x, log_det = run(mb.accelerate_sampling(layer, max_iter=4), direction, y, context)
         assert (x.shape, log_det.shape, x.device.type) == ((5, 12), (5,), "meta")
 
 
 def test_state_is_that_of_the_layer(case):
     direction, make = case
     plain, other = randomised(make(None)), randomised(make(None))
-    fast = mb.ParallelInverse(other)
+    fast = mb.accelerate_sampling(other)
     assert list(fast.state_dict()) == list(plain.state_dict())
     y = torch.randn(5, 12)
     want = run(plain, direction, y)
@@ -148,9 +149,57 @@ def test_samples_left_over_are_solved_in_order(case, dtype, atol, max_iter):
     direction, make = case
     layer = randomised(make(None)).to(dtype)
     y = torch.randn(9, 12, dtype=dtype)
-    fast = mb.ParallelInverse(layer, max_iter=max_iter)
+    fast = mb.accelerate_sampling(layer, max_iter=max_iter)
     assert_close(run(fast, direction, y), run(layer, direction, y), atol=atol, rtol=atol)
     assert fast.last_iterations == max_iter
+
+
+class TestGradients:
+    @pytest.fixture
+    def layers(self):
+        layer = randomised(mb.Autoregressive(16, hidden_features=32), std=0.3)
+        return layer, mb.ParallelInverse(layer)
+
+    @pytest.mark.parametrize("scale", [1e-12, 1e-5, 1.0, 1e6])
+    def test_of_any_size(self, layers, scale):
+        y = torch.randn(64, 16, requires_grad=True)
+        want, got = (torch.autograd.grad(scale * f(y)[0].sin().sum(), y)[0] for f in layers)
+        assert_close(got / scale, want / scale, atol=1e-3, rtol=1e-4)
+
+    def test_of_the_result_itself(self, layers):
+        x, log_det = layers[1](torch.randn(4, 16, requires_grad=True))
+        (gradient,) = torch.autograd.grad(x.square().sum(), x, create_graph=True)
+        assert_close(gradient, 2 * x)
+        x.retain_grad()
+        (x.square().sum() + log_det.sum()).backward()
+        assert_close(x.grad, 2 * x)
+
+    def test_for_the_context_alone(self):
+        layer = randomised(mb.Autoregressive(6, hidden_features=16, context_features=2))
+        layer.requires_grad_(False)
+        y, context = torch.randn(5, 6), torch.randn(5, 2, requires_grad=True)
+        want, got = (
+            torch.autograd.grad(f(y, context)[0].sin().sum(), context)[0]
+            for f in (layer, mb.ParallelInverse(layer))
+        )
+        assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+    def test_under_transforms_of_torch_func(self, layers):
+        layer, fast = layers
+        y = torch.randn(3, 16)
+
+        def loss(flow, parameters):
+            return torch.func.functional_call(flow, parameters, (y,))[0].sin().sum()
+
+        names = dict(layer.named_parameters())
+        assert list(dict(fast.named_parameters())) == list(names)
+        want, got = (torch.func.grad(partial(loss, flow))(names) for flow in layers)
+        assert_close(got, want)
+        jacobians = [
+            torch.autograd.functional.jacobian(lambda y: fast(y)[0], y, vectorize=vectorize)
+            for vectorize in (False, True)
+        ]
+        assert_close(*jacobians)
 
 
 class TestAdversaries:
@@ -170,7 +219,7 @@ class TestAdversaries:
         y = torch.full((5, 24), -0.01)
         y[:, 0] = torch.tensor([1.5, 2.0, 2.5, 3.0, -1.0])
         assert not layer.inverse(y)[0].isfinite().any()
-        x, log_det = mb.ParallelInverse(layer).inverse(y)
+        x, log_det = mb.accelerate_sampling(layer).inverse(y)
         again, log_det_again = layer(x)
         assert x[:4].isfinite().all()
         assert_close(again[:4], y[:4], atol=1e-5, rtol=1e-5)
@@ -191,11 +240,56 @@ class TestAdversaries:
         assert_close(total, want.sum(1))
         assert passes == 2
 
+    @pytest.mark.parametrize(
+        "reparametrise", [parametrizations.weight_norm, parametrizations.spectral_norm]
+    )
+    def test_weights_that_are_computed(self, reparametrise):
+        layer = randomised(mb.Autoregressive(6, hidden_features=16))
+        reparametrise(layer.net.final_layer)
+        layer.eval()
+        y = torch.randn(5, 6)
+        assert_close(mb.ParallelInverse(layer)(y), layer(y), atol=1e-5, rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        "options", [{"use_batch_norm": True}, {"dropout_probability": 0.5}]
+    )
+    def test_nets_whose_passes_differ(self, options):
+        layer = nf.flows.MaskedAffineAutoregressive(6, 16, **options)
+        fast = mb.ParallelInverse(layer)
+        y = torch.randn(8, 6)
+        with pytest.raises(ValueError, match="in training mode makes each pass differ; call"):
+            fast.inverse(y)
+        fast.eval()
+        assert not layer.training
+        assert_close(fast.inverse(y), layer.inverse(y), atol=1e-5, rtol=1e-5)
+
+    def test_a_net_of_ones_own(self):
+        class Strict(torch.nn.Module):
+            def forward(self, inputs, context=None):
+                return (
+                    torch.stack((inputs, inputs.cumsum(1) - inputs), dim=2).tril(-1).flatten(1)
+                )
+
+        layer = nt.MaskedAffineAutoregressiveTransform(2, 4)
+        layer.autoregressive_net = Strict()
+        y = torch.randn(3, 2)
+        want = layer.inverse(y)
+        assert_close(mb.accelerate_sampling(layer).inverse(y), want)
+
+    def test_one_context_for_all(self):
+        layer = nt.MaskedAffineAutoregressiveTransform(
+            8, 16, context_features=2, use_residual_blocks=False
+        )
+        randomised(layer, 0.5)
+        y, context = torch.randn(9, 8), torch.randn(1, 2)
+        want = layer.inverse(y, context)
+        assert_close(mb.accelerate_sampling(layer).inverse(y, context), want)
+
     def test_inputs_of_a_million(self, case):
         direction, make = case
         layer = randomised(make(None)).double()
         y = 1e6 * torch.randn(8, 12, dtype=torch.float64)
-        fast = mb.ParallelInverse(layer)
+        fast = mb.accelerate_sampling(layer)
         got, want = run(fast, direction, y), run(layer, direction, y)
         assert_close(got, want, atol=1e-6, rtol=1e-9)
 
@@ -204,7 +298,7 @@ class TestAdversaries:
         y = torch.randn(6, 12)
         want, want_log_det = layer.inverse(y)
         y[2, 5] = torch.nan
-        x, log_det = mb.ParallelInverse(layer).inverse(y)
+        x, log_det = mb.accelerate_sampling(layer).inverse(y)
         others = torch.tensor([0, 1, 3, 4, 5])
         assert_close(x[others], want[others], atol=1e-5, rtol=1e-5)
         assert_close(log_det[others], want_log_det[others], atol=1e-5, rtol=1e-5)
@@ -216,7 +310,7 @@ class TestAdversaries:
     def test_small_sizes(self, batch, features):
         layer = randomised(mb.Autoregressive(features, hidden_features=8))
         y = torch.randn(batch, features, requires_grad=True)
-        fast = mb.ParallelInverse(layer)
+        fast = mb.accelerate_sampling(layer)
         x, log_det = fast(y)
         assert (x.shape, log_det.shape) == (y.shape, (batch,))
         assert_close((x, log_det), layer(y))
@@ -229,7 +323,7 @@ class TestAdversaries:
         rows = []
         handle = layer.net.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
         with torch.no_grad():
-            x, _ = mb.ParallelInverse(layer)(y)
+            x, _ = mb.accelerate_sampling(layer)(y)
         handle.remove()
         assert rows[0] == 40 and rows[-1] <= 20
         assert_close(x, layer(y)[0], atol=1e-4, rtol=1e-4)
@@ -239,7 +333,7 @@ def test_memory_of_training_does_not_grow_with_the_number_of_passes():
     saved = []
     for std in (0.01, 0.4):
         layer = randomised(mb.Autoregressive(20, hidden_features=32), std)
-        fast = mb.ParallelInverse(layer)
+        fast = mb.accelerate_sampling(layer)
         y = torch.randn(8, 20, requires_grad=True)
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(
@@ -264,7 +358,7 @@ def test_autocast_and_bfloat16():
     y = torch.randn(10, 12)
     want = layer(y)
     with torch.autocast("cpu", torch.bfloat16):
-        got = mb.ParallelInverse(layer)(y)
+        got = mb.accelerate_sampling(layer)(y)
         assert_close(got, layer(y), atol=5e-2, rtol=5e-2)
     assert got[0].dtype == torch.float32
     assert_close(got, want, atol=0.1, rtol=0.1)
@@ -349,6 +443,25 @@ class TestAccelerateSampling:
         assert chain.flows[0] is chain.flows[2]
         assert isinstance(mb.accelerate_sampling(layer), mb.ParallelInverse)
 
+    def test_a_layer_of_nflows_keeps_its_direction(self):
+        layer = randomised(nt.MaskedAffineAutoregressiveTransform(6, 16))
+        fast, x = mb.accelerate_sampling(layer), torch.randn(4, 6)
+        assert isinstance(fast, nt.Transform)
+        wrapped = mb.ParallelInverse(mb.from_nflows(layer))
+        assert_close(wrapped(x), layer.inverse(x), atol=1e-5, rtol=1e-5)
+        for flow in (
+            mb.from_nflows(fast),
+            mb.accelerate_sampling(mb.from_nflows(layer)),
+            wrapped,
+        ):
+            assert_close(flow.inverse(x), layer(x))
+
+    def test_a_second_call_replaces_the_options(self):
+        model = mb.accelerate_sampling(mb.Chain([mb.Autoregressive(3, hidden_features=4)]))
+        layer = model.flows[0].flow
+        mb.accelerate_sampling(model, tol=1e-3)
+        assert model.flows[0].flow is layer and model.flows[0].tol == 1e-3
+
     def test_warns_where_there_is_nothing_to_do(self):
         with pytest.warns(UserWarning, match="Coupling holds no autoregressive layer"):
             mb.accelerate_sampling(mb.Coupling(4))
@@ -358,6 +471,8 @@ class TestAccelerateSampling:
     ("make", "error", "message"),
     [
         (lambda: mb.ParallelInverse(mb.ActNorm(3)), TypeError, "got ActNorm; accelerate_"),
+        (lambda: mb.ParallelInverse(nt.LULinear(3)), TypeError, "LULinear of nflows runs the"),
+        (lambda: fast_of()(None), TypeError, "expected a tensor, got NoneType"),
         (lambda: fast_of(tol=0.0), ValueError, "tol must be positive, got 0.0"),
         (lambda: fast_of(max_iter=0), ValueError, "max_iter must be at least 1, got 0"),
         (lambda: fast_of()(torch.zeros(3)), ValueError, r"\(batch, features\), got \(3,\)"),

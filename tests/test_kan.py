@@ -101,8 +101,8 @@ def test_starts_at_zero_and_learns():
     ("options", "message"),
     [
         ({"order": 4}, "KAN: order must be 1, 2 or 3, got 4"),
-        ({"num_layers": 0}, "KAN: num_layers must be at least 1, got 0"),
-        ({"grid_size": 0}, "KAN: grid_size must be at least 1, got 0"),
+        ({"num_layers": 0}, "KAN: num_layers must be a whole number from 1, got 0"),
+        ({"grid_size": 0}, "KAN: grid_size must be a whole number from 1, got 0"),
     ],
 )
 def test_impossible_nets_are_refused(options, message):

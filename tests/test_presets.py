@@ -64,7 +64,9 @@ class TestPreset:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("spline", {"univariate": mb.Affine()}),
         ("kan", {"num_blocks": 2}),
+        ("maf_hybrid", {"patch_flow": mb.Coupling}),
         ("kan_layer", {"hidden_features": 8}),
         ("residual", {"univariate": mb.Affine()}),
         ("ffjord", {"num_blocks": 1, "net": mb.nets.KAN}),

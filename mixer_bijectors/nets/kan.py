@@ -122,11 +122,16 @@ class KAN(nn.Module):
         context_features: int = 0,
     ) -> None:
         super().__init__()
-        if order not in (1, 2, 3):
+        if not (isinstance(order, int) and 1 <= order <= 3):
             raise ValueError(f"KAN: order must be 1, 2 or 3, got {order}")
-        for name, value in (("num_layers", num_layers), ("grid_size", grid_size)):
-            if value < 1:
-                raise ValueError(f"KAN: {name} must be at least 1, got {value}")
+        counts = {
+            "num_layers": num_layers,
+            "grid_size": grid_size,
+            "hidden_features": hidden_features,
+        }
+        for name, value in counts.items():
+            if not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"KAN: {name} must be a whole number from 1, got {value}")
         self.in_features = in_features
         self.context_features = context_features
         hidden = [hidden_features] * (num_layers - 1)
