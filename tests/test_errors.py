@@ -115,6 +115,11 @@ ERRORS = {
         "; change patch_size, or leave out shifted layers, which have fewer patches, with "
         "shift_every=0",
     ),
+    "a negative number of layers": (
+        lambda: mb.MixerFlow((3, 8, 8), 4, num_layers=-1),
+        ValueError,
+        "MixerFlow: num_layers must not be negative, got -1",
+    ),
     "labels to an unconditional model": (
         lambda: tiny().log_prob(IMAGES, torch.tensor([0, 1])),
         ValueError,

@@ -61,9 +61,9 @@ class MixerFlow(nf.NormalizingFlow):
         TypeError: images that are not floating point or of higher precision than the model,
             labels that are not a tensor of integers, a flow where a builder is expected.
         ValueError: an image not divisible into patches or with a single one (on construction),
-            a base of another shape than the latents, classes that no flow inside reads; images
-            of another shape; labels missing, out of range (looked at on the CPU only) or given
-            to an unconditional model; a temperature that is not positive.
+            a negative count, a base of another shape than the latents, classes that no flow
+            inside reads; images of another shape; labels missing, out of range (looked at on
+            the CPU only) or given to an unconditional model; a temperature that is not positive.
 
     References:
         English et al., MixerFlow: MLP-Mixer meets normalising flows, 2023
@@ -103,6 +103,14 @@ class MixerFlow(nf.NormalizingFlow):
         patchify = Patchify(image_shape, patch_size)
         for name, build in (("channel_flow", channel_flow), ("patch_flow", patch_flow)):
             check_builder("MixerFlow", name, build)
+        counts = {
+            "num_layers": num_layers,
+            "shift_every": shift_every,
+            "num_classes": num_classes,
+        }
+        for name, count in counts.items():
+            if count < 0:
+                raise ValueError(f"MixerFlow: {name} must not be negative, got {count}")
         couplings = partial(
             _couplings,
             univariate=univariate,
