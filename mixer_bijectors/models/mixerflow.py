@@ -63,7 +63,7 @@ class MixerFlow(nf.NormalizingFlow):
         ValueError: an image not divisible into patches or with a single one (on construction),
             a negative count, a base of another shape than the latents, classes that no flow
             inside reads; images of another shape; labels missing, out of range (looked at on
-            the CPU only) or given to an unconditional model; a temperature that is not positive.
+            the CPU only) or given to an unconditional model; a temperature not positive.
 
     References:
         English et al., MixerFlow: MLP-Mixer meets normalising flows, 2023
