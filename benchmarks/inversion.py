@@ -136,7 +136,7 @@ def compare(name: str, budget: float, repeats: int) -> dict[str, Any]:
     fast.eval()
     x = test_x[:BATCH]
     row: dict[str, Any] = {"model": name, "runs": task, "features": size**2, "steps": steps}
-    layers = [m for m in fast.modules() if isinstance(m, mb.ParallelInverse)]
+    layers: list[Any] = [m for m in fast.modules() if hasattr(m, "last_iterations")]
     with torch.no_grad():
         # The median, as some models explode on single images that they have not seen.
         nats = -fast.log_prob(test_x[:256]).median().item()  # type: ignore[operator]
