@@ -2,9 +2,11 @@
 
 from . import images, nets, presets
 from .actnorm import ActNorm
+from .attention import Guidance, TransformerAutoregressive
 from .autoregressive import Autoregressive
 from .continuous import ContinuousFlow
 from .coupling import Coupling
+from .denoising import denoise
 from .elementwise import Elementwise
 from .flow import Chain
 from .interop import from_nflows, to_nflows, to_torch_transform
@@ -12,7 +14,7 @@ from .inversion import ParallelInverse, accelerate_sampling
 from .kan import KANLayer
 from .linear import LULinear
 from .mixing import ChannelMixing, PatchMixing, PixelMixing
-from .models import MixerFlow
+from .models import MixerFlow, TarFlow
 from .patches import CyclicShift, Patchify, Shift
 from .testing import check_bijection
 from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic
@@ -30,6 +32,7 @@ __all__ = [
     "Coupling",
     "CyclicShift",
     "Elementwise",
+    "Guidance",
     "KANLayer",
     "LULinear",
     "MixerFlow",
@@ -40,8 +43,11 @@ __all__ = [
     "PixelMixing",
     "RationalQuadratic",
     "Shift",
+    "TarFlow",
+    "TransformerAutoregressive",
     "accelerate_sampling",
     "check_bijection",
+    "denoise",
     "from_nflows",
     "images",
     "nets",

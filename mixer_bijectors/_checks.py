@@ -71,7 +71,7 @@ def check_context(
 def check_conditioned(
     layer: str,
     x: Tensor,
-    features: int,
+    event: tuple[int, ...],
     net: nn.Module,
     context: Tensor | None,
     context_features: int,
@@ -81,7 +81,7 @@ def check_conditioned(
     Returns the dtype of the net, and the context in it; None for a layer without context.
     """
     like = (*net.parameters(), x)[0]
-    check_input(layer, x, features, like=like)
+    check_input(layer, x, *event, like=like)
     if not context_features:
         return like.dtype, None
     return like.dtype, check_context(layer, context, len(x), context_features).to(like.dtype)

@@ -5,10 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["solve", "solve_unchecked"]
+from ._checks import is_concrete
 
-# Takes values of shape (rows, features) and the numbers of their rows in the batch; returns the
-# values that these map to, and whatever else comes of it for each row.
+__all__ = ["Step", "differentiable", "solve", "solve_unchecked"]
+
+# Takes values of shape (rows, features, ...) and the numbers of their rows in the batch;
+# returns the values that these map to, and whatever else comes of it for each row.
 Step = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 
@@ -35,8 +37,8 @@ def solve(
         passes += 1
         new, *rest = step(x, rows)
         results = _write(results, rows, (new, *rest))
-        broken = ~new.isfinite().all(1)
-        change = ((new - x).abs() / new.abs().clamp(min=1)).amax(1)
+        broken = ~new.isfinite().flatten(1).all(1)
+        change = ((new - x).abs() / new.abs().clamp(min=1)).flatten(1).amax(1)
         going = ~(broken | (change <= tol))
         num_broken, num_going = torch.stack((broken.sum(), going.sum())).tolist()
         if num_broken:
@@ -63,6 +65,53 @@ def solve_unchecked(step: Step, start: Tensor, passes: int) -> tuple[Tensor, ...
     for _ in range(passes):
         results = step(results[0], rows)
     return results
+
+
+def differentiable(step: Step, x: Tensor, order: Tensor, tol: float) -> tuple[Tensor, Tensor]:
+    """The solution and its log_det with the gradients of the implicit function.
+
+    From x = f(x, theta) follows dx = (1 - f_x)^-1 f_theta dtheta. So what reaches x from behind
+    is multiplied by the transpose of the inverse, which is another fixed point,
+    u = v + f_x^T u, in which each entry reads only those after it.
+    """
+    events = tuple(range(1, x.dim()))
+    rows = torch.arange(len(x), device=x.device)
+    at = x.detach().requires_grad_()
+    again, _ = step(at, rows)
+
+    def solve_adjoint(v: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise NotImplementedError(
+                "second derivatives through a direction that is solved by iteration are not "
+                "available; take them through the layer itself, or through its other direction"
+            )
+
+        # Gradients are of any size, changes are measured on one of 1.
+        size = v.abs().amax(events, keepdim=True)
+        v = v / size.where(size > 0, 1.0)
+
+        def adjoint_step(u: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+            full = u if len(u) == len(v) else torch.zeros_like(v).index_copy(0, rows, u)
+            (product,) = torch.autograd.grad(
+                again, at, full, retain_graph=True, materialize_grads=True
+            )
+            new = v + product
+            return (new if len(u) == len(v) else new[rows],)
+
+        if is_concrete(v):
+            (u,), _ = solve(adjoint_step, v, order.flip(0), tol)
+        else:
+            (u,) = solve_unchecked(adjoint_step, v, v.shape[1])
+        return u * size
+
+    # A net would spread what is not finite over the features before it.
+    finite = x.isfinite().all(events, keepdim=True)
+    x = torch.where(finite, step(x, rows)[0], x)
+    if again.requires_grad:
+        x.register_hook(solve_adjoint)
+    log_det = step(x, rows)[1]
+    # Another tensor, whose own gradient is what reaches it.
+    return x.view_as(x), log_det
 
 
 def _solve_in_order(step: Step, x: Tensor, rows: Tensor, order: Tensor) -> tuple[Tensor, ...]:

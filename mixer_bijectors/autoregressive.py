@@ -116,7 +116,7 @@ class Autoregressive(Flow):
 
     def _check(self, x: Tensor, context: Tensor | None) -> tuple[torch.dtype, Tensor | None]:
         return check_conditioned(
-            "Autoregressive", x, self.features, self.net, context, self.context_features
+            "Autoregressive", x, (self.features,), self.net, context, self.context_features
         )
 
     def _order(self, x: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class ContinuousFlow(Flow):
         from torchdiffeq import odeint
 
         dtype, context = check_conditioned(
-            "ContinuousFlow", x, self.features, self.net, context, self.context_features
+            "ContinuousFlow", x, (self.features,), self.net, context, self.context_features
         )
         if not len(x):
             return x, x.new_zeros(0)

@@ -91,7 +91,7 @@ class Coupling(Flow):
         self, x: Tensor, context: Tensor | None, inverse: bool
     ) -> tuple[Tensor, Tensor]:
         dtype, context = check_conditioned(
-            "Coupling", x, self.features, self.net, context, self.context_features
+            "Coupling", x, (self.features,), self.net, context, self.context_features
         )
         x1, x2 = x.split(self.sizes, dim=1)
         kept, transformed = (x2, x1) if self.reverse else (x1, x2)

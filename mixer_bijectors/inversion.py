@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._checks import check_input, is_concrete
-from ._triangular import Step, solve, solve_unchecked
+from ._triangular import differentiable, solve, solve_unchecked
 from .autoregressive import Autoregressive
 from .flow import Flow, call_flow
 
@@ -92,7 +92,7 @@ class _Parallel(nn.Module):
                 partial(step, _masked_once(layer)), start, order, tol, self.max_iter
             )
         if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-            return _differentiable(partial(step, layer), x, order, tol)
+            return differentiable(partial(step, layer), x, order, tol)
         return x, log_det
 
 
@@ -283,49 +283,3 @@ def _masked_once(module: Any) -> Any:
 
 
 _MASKED = (normflows_made.MaskedLinear, nflows_made.MaskedLinear)
-
-
-def _differentiable(step: Step, x: Tensor, order: Tensor, tol: float) -> tuple[Tensor, Tensor]:
-    """The solution and its log_det with the gradients of the implicit function.
-
-    From x = f(x, theta) follows dx = (1 - f_x)^-1 f_theta dtheta. So what reaches x from behind
-    is multiplied by the transpose of the inverse, which is another fixed point,
-    u = v + f_x^T u, in which each entry reads only those after it.
-    """
-    rows = torch.arange(len(x), device=x.device)
-    at = x.detach().requires_grad_()
-    again, _ = step(at, rows)
-
-    def solve_adjoint(v: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            raise NotImplementedError(
-                "ParallelInverse: second derivatives are not available; take them through the "
-                "layer itself"
-            )
-
-        # Gradients are of any size, changes are measured on one of 1.
-        size = v.abs().amax(1, keepdim=True)
-        v = v / size.where(size > 0, 1.0)
-
-        def adjoint_step(u: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-            full = u if len(u) == len(v) else torch.zeros_like(v).index_copy(0, rows, u)
-            (product,) = torch.autograd.grad(
-                again, at, full, retain_graph=True, materialize_grads=True
-            )
-            new = v + product
-            return (new if len(u) == len(v) else new[rows],)
-
-        if is_concrete(v):
-            (u,), _ = solve(adjoint_step, v, order.flip(0), tol)
-        else:
-            (u,) = solve_unchecked(adjoint_step, v, v.shape[1])
-        return u * size
-
-    # A net would spread what is not finite over the features before it.
-    finite = x.isfinite().all(1, keepdim=True)
-    x = torch.where(finite, step(x, rows)[0], x)
-    if again.requires_grad:
-        x.register_hook(solve_adjoint)
-    log_det = step(x, rows)[1]
-    # Another tensor, whose own gradient is what reaches it.
-    return x.view_as(x), log_det

@@ -22,7 +22,8 @@ class Case:
     """A layer, the event shape of its data, and its context if it takes one.
 
     `rounding` is how far from the identity it may start; an `adaptive` layer looks at values to
-    choose its steps, so it neither compiles nor runs on the meta device.
+    choose its steps, so it neither compiles nor runs on the meta device; `spread` is that of
+    random parameters, small for a layer without bounds.
     """
 
     make: Callable[[], nn.Module]
@@ -31,6 +32,7 @@ class Case:
     latent_event: tuple[int, ...] | None = None
     rounding: float = 0.0
     adaptive: bool = False
+    spread: float = 0.2
 
     def build(self, dtype: torch.dtype, device: str, seed: int = 0) -> nn.Module:
         """The layer in evaluation mode with random parameters, since zeros hide mistakes."""
@@ -40,7 +42,7 @@ class Case:
         with torch.no_grad():
             for parameter in layer.parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
-                parameter.add_(0.2 * noise)
+                parameter.add_(self.spread * noise)
         return layer.to(device, dtype)
 
     def data(self, dtype: torch.dtype, device: str, batch: int = 4, seed: int = 0) -> Tensor:
@@ -174,6 +176,19 @@ LAYERS: dict[str, Case] = {
         rounding=2e-6,
         adaptive=True,
     ),
+    **{
+        f"TransformerAutoregressive{name}": Case(
+            partial(mb.TransformerAutoregressive, 5, 3, channels=16, head_dim=8, **options),
+            (5, 3),
+            context_features=options.get("num_classes", 0),
+            spread=0.1,
+        )
+        for name, options in {
+            "": {},
+            "-reverse": {"reverse": True, "num_layers": 1},
+            "-classes": {"num_classes": 3},
+        }.items()
+    },
     "KANLayer": Case(lambda: mb.KANLayer(5), (5,), rounding=2e-6),
     "ContinuousFlow": Case(
         lambda: mb.ContinuousFlow(3, hidden_features=8, tol=1e-12),

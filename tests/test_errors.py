@@ -213,7 +213,7 @@ ERRORS = {
     "labels out of range": (
         lambda: tiny(num_classes=2).log_prob(IMAGES, torch.tensor([0, 2])),
         ValueError,
-        "MixerFlow: labels must be from 0 to 1, got 2",
+        "MixerFlow: labels must be from 0 to 1, or -1 for no class in particular, got 2",
     ),
     "temperature": (
         lambda: tiny(base=nf.distributions.BaseDistribution()).sample(2, temperature=0.5),

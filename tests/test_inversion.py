@@ -349,7 +349,7 @@ def test_memory_of_training_does_not_grow_with_the_number_of_passes():
 def test_second_derivatives_are_refused():
     fast = mb.ParallelInverse(randomised(mb.Autoregressive(4, hidden_features=8)))
     y = torch.randn(3, 4, requires_grad=True)
-    with pytest.raises(NotImplementedError, match="second derivatives are not available"):
+    with pytest.raises(NotImplementedError, match="second derivatives"):
         torch.autograd.grad(fast(y)[0].sum(), y, create_graph=True)
 
 

@@ -1,5 +1,7 @@
-"""normflows models built from this library's layers."""
+"""Models of images."""
 
+from .image_flow import ImageFlow
 from .mixerflow import MixerFlow
+from .tarflow import TarFlow
 
-__all__ = ["MixerFlow"]
+__all__ = ["ImageFlow", "MixerFlow", "TarFlow"]

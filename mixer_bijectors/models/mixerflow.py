@@ -5,22 +5,22 @@ from functools import partial
 from typing import Any
 
 import normflows as nf
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .._checks import check_builder, check_input, is_readable
+from .._checks import check_builder
 from ..actnorm import ActNorm
 from ..coupling import Coupling
-from ..flow import Chain, Flow, apply_flows, reads_context
+from ..flow import Chain, Flow, reads_context
 from ..linear import LULinear
 from ..mixing import ChannelMixing, PatchMixing, PixelMixing
 from ..patches import Patchify, Shift
 from ..univariate import Affine, Univariate
+from .image_flow import ImageFlow
 
 __all__ = ["MixerFlow"]
 
 
-class MixerFlow(nf.NormalizingFlow):
+class MixerFlow(ImageFlow):
     r"""Density of images by a flow that mixes features and patches in turn, as MLP-Mixer does.
 
     From data to latent: an invertible 1x1 map on the colour channels, the mixer matrix of
@@ -31,7 +31,8 @@ class MixerFlow(nf.NormalizingFlow):
 
     It is a `normflows.NormalizingFlow`: `log_prob`, `sample`, `forward`, `inverse`,
     `forward_and_log_det`, `inverse_and_log_det` and `forward_kld` mean what they mean there,
-    take `labels` when the model is class-conditional, and keep float64.
+    take `labels` when the model is class-conditional, and keep float64. A label of -1 stands
+    for no class in particular.
 
     Args:
         image_shape: (channels, height, width).
@@ -152,107 +153,12 @@ class MixerFlow(nf.NormalizingFlow):
                 f"(num_patches, features), got {tuple(base.shape)}"
             )
         # normflows lists flows from latent to data.
-        super().__init__(base, layers[::-1])
+        super().__init__(base, layers[::-1], patchify, num_classes)
         if num_classes and not any(map(reads_context, self.flows.modules())):
             raise ValueError(
                 f"MixerFlow: num_classes={num_classes}, but none of the flows inside reads a "
                 "context; build one that does, or leave out num_classes"
             )
-        self.image_shape = patchify.image_shape
-        self.latent_shape = latent_shape
-        self.num_classes = num_classes
-
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images (batch, channels, height, width) of latents (batch, num_patches, features)."""
-        return self.forward_and_log_det(z, labels)[0]
-
-    def inverse(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Latents (batch, num_patches, features) of images (batch, channels, height, width)."""
-        return self.inverse_and_log_det(x, labels)[0]
-
-    def forward_and_log_det(
-        self, z: Tensor, labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Images of latents, and the log-determinant (batch,) of that map."""
-        check_input("MixerFlow", z, *self.latent_shape)
-        return apply_flows(self.flows, z, self._context(labels, z))
-
-    def inverse_and_log_det(
-        self, x: Tensor, labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Latents of images, and the log-determinant (batch,) of that map."""
-        check_input("MixerFlow", x, *self.image_shape)
-        return apply_flows(self.flows, x, self._context(labels, x), inverse=True)
-
-    def log_prob(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Log-density (batch,) of images, in nats; see `images.bits_per_dim`."""
-        z, log_det = self.inverse_and_log_det(x, labels)
-        return self.q0.log_prob(z) + log_det
-
-    def forward_kld(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Mean negative log-density of a batch, the loss of maximum likelihood."""
-        return -self.log_prob(x, labels).mean()
-
-    def sample(
-        self, num_samples: int = 1, labels: Tensor | None = None, *, temperature: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """Images (num_samples, channels, height, width) and their log-densities (num_samples,).
-
-        A `temperature` other than 1 scales the standard deviation of the base, which must
-        have the `temperature` attribute of normflows' Gaussians; the log-densities are then
-        those of the tempered model.
-        """
-        if not temperature > 0:
-            raise ValueError(f"MixerFlow: temperature must be positive, got {temperature}")
-        if temperature == 1.0:
-            z, log_prob = self.q0(num_samples)
-        elif hasattr(self.q0, "temperature"):
-            before, self.q0.temperature = self.q0.temperature, temperature
-            try:
-                z, log_prob = self.q0(num_samples)
-            finally:
-                self.q0.temperature = before
-        else:
-            raise ValueError(
-                f"MixerFlow: {type(self.q0).__name__} has no temperature; use temperature=1.0"
-            )
-        x, log_det = self.forward_and_log_det(z, labels)
-        return x, log_prob - log_det
-
-    def embed(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Latents of images, flattened to (batch, channels * height * width)."""
-        return self.inverse(x, labels).flatten(1)
-
-    def _context(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
-        """One-hot labels, in the dtype of `x`."""
-        if not self.num_classes:
-            if labels is not None:
-                raise ValueError(
-                    "MixerFlow: got labels, but the model is unconditional; "
-                    "build it with num_classes"
-                )
-            return None
-        if labels is None:
-            raise ValueError(
-                f"MixerFlow: built with num_classes={self.num_classes} but called without "
-                f"labels; pass integer labels of shape ({len(x)},)"
-            )
-        if not isinstance(labels, Tensor) or labels.is_floating_point():
-            kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-            raise TypeError(f"MixerFlow: expected a tensor of integer labels, got {kind}")
-        if labels.shape != x.shape[:1]:
-            raise ValueError(
-                f"MixerFlow: expected labels of shape ({len(x)},), got {tuple(labels.shape)}"
-            )
-        if is_readable(labels):
-            wrong = labels[(labels < 0) | (labels >= self.num_classes)]
-            if len(wrong):
-                raise ValueError(
-                    f"MixerFlow: labels must be from 0 to {self.num_classes - 1}, "
-                    f"got {wrong[0].item()}"
-                )
-        classes = torch.arange(self.num_classes, device=labels.device)
-        return (labels[:, None] == classes).to(x)
 
 
 def _step(size: int, flow: Callable[[int], Flow]) -> Chain:

@@ -2,5 +2,6 @@
 
 from .kan import KAN
 from .mlp import ResidualMLP
+from .transformer import CausalTransformer
 
-__all__ = ["KAN", "ResidualMLP"]
+__all__ = ["KAN", "CausalTransformer", "ResidualMLP"]

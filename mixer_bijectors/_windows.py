@@ -1,0 +1,166 @@
+"""Sampling patch after patch, or many at once, in a window that moves over them."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["METHODS", "Work", "sample_in_windows"]
+
+METHODS = ("auto", "parallel", "sequential")
+
+
+class Predict(Protocol):
+    """A causal net that remembers what it has read of some sequences."""
+
+    def __call__(self, x: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Log-scales and shifts of patches `start + 1` and on, each of the shape of `x`.
+
+        From `x`, patches `start` and on, and those that came before at earlier positions.
+        """
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these sequences alone."""
+
+
+@dataclass
+class Work:
+    """What sampling took: calls of the net, and patches per sample that it read in all."""
+
+    calls: int = 0
+    patches: float = 0.0
+
+
+class _Window:
+    """How many patches to compute at once, by what the last passes gained.
+
+    A pass costs as much as reading `overhead` patches, for launching kernels and reading
+    weights, and one for each patch. That is measured on CPUs, and an estimate for GPUs.
+    """
+
+    overhead_on_cpu, overhead_elsewhere = 24, 2000
+
+    def __init__(self, method: str, batch: int, device: torch.device) -> None:
+        cpu = device.type == "cpu"
+        self.overhead = self.overhead_on_cpu if cpu else self.overhead_elsewhere
+        self.batch = batch
+        self.smallest = 2 if method == "parallel" else 1
+        self.size = 1
+        if method != "sequential":
+            self.size = max(5 * self.overhead // (2 * batch), self.smallest)
+        self.passes = self.patches = self.advance = 0
+
+    def update(self, patches: int, advance: int) -> None:
+        """Note how many of the patches of a pass are finished; adapt after three passes."""
+        self.passes += 1
+        self.patches += patches
+        self.advance += advance
+        if self.passes < 3:
+            return
+        cost = self.passes * self.overhead + self.batch * self.patches
+        cost_one_by_one = self.advance * (self.overhead + self.batch)
+        if cost > cost_one_by_one:
+            self.size = max(self.size // 2, self.smallest)
+        elif 2 * self.advance > self.patches:
+            self.size *= 2
+        self.passes = self.patches = self.advance = 0
+
+
+def sample_in_windows(
+    predict: Predict, z: Tensor, *, method: str, tol: float
+) -> tuple[Tensor, Tensor, Work]:
+    r"""Solve :math:`x_i = z_i \exp(a_i) + b_i`, where x before i predicts :math:`a_i, b_i`.
+
+    The first patch is that of `z`. After it comes a window of patches that are computed all at
+    once, from guesses of each other. The first of them is right then; so is each one before
+    which no guess in the window was off by more than `tol` times its size, or times 1 if it is
+    smaller. The window moves on by as many. So it takes no more passes than there are patches,
+    whatever values come up on the way, and a window of one patch is the sequential solve.
+    Samples that are right up to the last patch are left out from then on.
+
+    Args:
+        predict: the net.
+        z: latents, (batch, patches, features).
+        method: 'sequential' for windows of one patch; 'parallel' for windows of a size that
+            adapts; 'auto' for the same, down to one patch where windows do not pay.
+        tol: the tolerance.
+
+    Returns:
+        The samples, their log-scales, and what it took. Windows of more than one patch look at
+        the host once for each pass.
+    """
+    batch, num_patches, _ = z.shape
+    if not batch:
+        return z, z, Work()
+    window = _Window(method, batch, z.device)
+    work = Work()
+    x, log_scales = z.clone(), torch.zeros_like(z)
+    results = x, log_scales
+    rows: Tensor | None = None  # of the samples still worked on, once some are left out
+    log_scale = shift = torch.zeros_like(z[:, :1])
+    done = reached = 1
+    while done < num_patches:
+        end = min(done + window.size, num_patches)
+        length = end - done
+        if length > 1 and end > reached:
+            # What the last patch was made with is a fair guess for those that follow.
+            guess = torch.addcmul(shift[:, -1:], z[:, reached:end], log_scale[:, -1:].exp())
+            x[:, reached:end] = _tame(guess)
+        reached = max(reached, end)
+        log_scale, shift = predict(x[:, done - 1 : end - 1], done - 1)
+        new = torch.addcmul(shift, z[:, done:end], log_scale.exp())
+        log_scales[:, done:end] = log_scale
+        work.calls += 1
+        work.patches += length * len(x) / batch
+        if length == 1:
+            x[:, done:end] = new
+            done = end
+            continue
+        right = _count_right(x[:, done:end], new, tol)
+        finished = right == num_patches - done
+        least = right.masked_fill(finished, length).amin()
+        advance, num_finished = torch.stack((least, finished.sum())).tolist()
+        x[:, done : done + advance] = new[:, :advance]
+        # What follows a patch that is not finite is not finite either, and harms no one else.
+        broken = ~new[:, advance - 1 : advance].isfinite().all(2, keepdim=True)
+        x[:, done + advance : end] = torch.where(broken, torch.nan, _tame(new[:, advance:]))
+        done += advance
+        window.update(length, advance)
+        # A few samples that are finished cost less than leaving them out.
+        if done < num_patches and 8 * num_finished >= len(x):
+            for result, values in zip(results, (x, log_scales)):
+                _write(result, rows, values)
+            going = finished.logical_not().nonzero().squeeze(1)
+            rows = going if rows is None else rows[going]
+            x, log_scales, z, log_scale, shift = (
+                t[going] for t in (x, log_scales, z, log_scale, shift)
+            )
+            predict.keep(going)
+    for result, values in zip(results, (x, log_scales)):
+        _write(result, rows, values)
+    return *results, work
+
+
+def _write(result: Tensor, rows: Tensor | None, values: Tensor) -> None:
+    if rows is not None:
+        result[rows] = values
+
+
+def _count_right(guess: Tensor, new: Tensor, tol: float) -> Tensor:
+    """How many patches of each sample follow guesses that were right, (batch,)."""
+    same = (new - guess).abs() <= tol * new.abs().clamp(min=1)
+    same |= new.isnan() & guess.isnan()
+    wrong = ~same.all(2)
+    wrong[:, -1] = True
+    # The first patch that proves a guess wrong does not itself depend on it.
+    return wrong.long().argmax(1) + 1
+
+
+def _tame(guess: Tensor) -> Tensor:
+    """Without values that would overflow in the net and so reach the patches before them.
+
+    Causal attention multiplies what it must not see by zero, which hides all that is finite.
+    """
+    limit = torch.finfo(guess.dtype).max ** 0.25
+    return guess.nan_to_num(0.0).clamp(-limit, limit)

@@ -1,0 +1,209 @@
+"""Transformers."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["CausalTransformer"]
+
+
+class CausalTransformer(nn.Module):
+    r"""Reads a sequence of patches; what it says at each depends on it and those before it.
+
+    A linear layer to `channels`, learned positions, `num_layers` pre-norm layers of causal
+    attention and a perceptron with GELU, and a linear layer to `out_features` that starts at
+    zero, so that the layer it conditions starts as the identity. A context is mapped to
+    `channels` without bias and added to every patch: a one-hot context picks a class's
+    embedding, a uniform one their mean.
+
+    Args:
+        num_patches: longest sequence.
+        in_features: size of a patch.
+        out_features: size of the output for a patch.
+        channels: width, a multiple of `head_dim`.
+        num_layers: layers of attention and perceptron.
+        head_dim: width of an attention head.
+        expansion: width of the perceptrons' hidden layer, in multiples of `channels`.
+        context_features: size of the context; 0 for none.
+
+    Attributes:
+        checkpointing: whether backpropagation recomputes each layer rather than keep what it
+            computed, which saves memory for a third of the time; False by default.
+
+    Shapes: (batch, patches, in_features) and (batch, context_features) in,
+        (batch, patches, out_features) out.
+
+    Raises:
+        ValueError: a count below 1, or `channels` that heads do not divide.
+
+    References:
+        Vaswani et al., Attention is all you need, 2017 (https://arxiv.org/abs/1706.03762)
+
+        Zhai et al., Normalizing flows are capable generative models, 2024
+        (https://arxiv.org/abs/2412.06329)
+
+    Example:
+        >>> net = CausalTransformer(16, 12, 24, channels=64)
+        >>> net(torch.randn(5, 16, 12)).shape
+        torch.Size([5, 16, 24])
+    """
+
+    def __init__(
+        self,
+        num_patches: int,
+        in_features: int,
+        out_features: int,
+        *,
+        channels: int = 128,
+        num_layers: int = 2,
+        head_dim: int = 64,
+        expansion: int = 4,
+        context_features: int = 0,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "num_patches": num_patches,
+            "num_layers": num_layers,
+            "head_dim": head_dim,
+            "expansion": expansion,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"CausalTransformer: {name} must be at least 1, got {size}")
+        if channels < 1 or channels % head_dim:
+            raise ValueError(
+                f"CausalTransformer: channels must be a multiple of head_dim={head_dim}, "
+                f"got {channels}"
+            )
+        self.head_dim = head_dim
+        self.checkpointing = False
+        self.initial = nn.Linear(in_features, channels)
+        self.positions = nn.Parameter(0.01 * torch.randn(num_patches, channels))
+        self.context = (
+            nn.Parameter(0.01 * torch.randn(context_features, channels))
+            if context_features
+            else None
+        )
+        self.layers = nn.ModuleList(
+            _Layer(channels, head_dim, expansion) for _ in range(num_layers)
+        )
+        self.final = nn.Linear(channels, out_features)
+        nn.init.zeros_(self.final.weight)
+        nn.init.zeros_(self.final.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        temperature: Tensor | float = 1.0,
+        cache: Tensor | None = None,
+        start: int = 0,
+    ) -> Tensor:
+        """Outputs for a piece of the sequence, (batch, patches, out_features).
+
+        Args:
+            x: patches `start` and following.
+            context: the context, for a net that has one.
+            temperature: divides the attention's scores; a number, or one for each sample of
+                shape (batch, 1, 1, 1).
+            cache: what `make_cache` returns, after a call with the patches before `start`. The
+                keys and values of `x` are written into it.
+            start: position of the first patch of `x`.
+        """
+        length = x.shape[1]
+        h = self.initial(x) + self.positions[start : start + length]
+        if self.context is not None and context is not None:
+            h = h + (context @ self.context).unsqueeze(1)
+        h = h.flatten(0, 1)  # saves the linear layers from doing so, each of them
+        if cache is not None:
+            mask = _causal_mask(start, length, x.device)
+            for layer, layer_cache in zip(self.layers, cache):
+                h = layer(h, length, temperature, layer_cache, start, mask)
+        elif self.checkpointing and torch.is_grad_enabled():
+            for layer in self.layers:
+                h = checkpoint(layer, h, length, temperature, use_reentrant=False)
+        else:
+            for layer in self.layers:
+                h = layer(h, length, temperature)
+        return self.final(h).unflatten(0, (len(x), length))
+
+    def make_cache(self, batch: int) -> Tensor:
+        """Room for the keys and values of `batch` sequences, see `forward`.
+
+        Of shape (layers, 2, batch, heads, patches, head_dim).
+        """
+        num_patches, channels = self.positions.shape
+        heads = channels // self.head_dim
+        shape = (len(self.layers), 2, batch, heads, num_patches, self.head_dim)
+        return self.positions.new_empty(shape)
+
+
+def _causal_mask(start: int, length: int, device: torch.device) -> Tensor | None:
+    """What patches `start` and following see of those up to the last; None if it is all."""
+    if length == 1:
+        return None
+    return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
+
+
+class _Layer(nn.Module):
+    """On patches of all sequences in one matrix, `length` rows for each sequence."""
+
+    def __init__(self, channels: int, head_dim: int, expansion: int) -> None:
+        super().__init__()
+        self.attention = _Attention(channels, head_dim)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(channels),
+            nn.Linear(channels, channels * expansion),
+            nn.GELU(),
+            nn.Linear(channels * expansion, channels),
+        )
+
+    def forward(
+        self,
+        h: Tensor,
+        length: int,
+        temperature: Tensor | float,
+        cache: Tensor | None = None,
+        start: int = 0,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        h = h + self.attention(h, length, temperature, cache, start, mask)
+        return h + self.mlp(h)
+
+
+class _Attention(nn.Module):
+    def __init__(self, channels: int, head_dim: int) -> None:
+        super().__init__()
+        self.num_heads = channels // head_dim
+        self.scale = 1 / math.sqrt(head_dim)
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(
+        self,
+        h: Tensor,
+        length: int,
+        temperature: Tensor | float,
+        cache: Tensor | None,
+        start: int,
+        mask: Tensor | None,
+    ) -> Tensor:
+        rows, channels = h.shape
+        heads = (3, self.num_heads, channels // self.num_heads)
+        qkv = self.qkv(self.norm(h)).view(rows // length, length, *heads).permute(2, 0, 3, 1, 4)
+        q, kv = qkv[0], qkv[1:]
+        if isinstance(temperature, Tensor) or temperature != 1.0:
+            q = q / temperature
+        if cache is not None:
+            cache.narrow(3, start, length).copy_(kv)
+            kv = cache.narrow(3, 0, start + length)
+        k, v = kv.unbind()
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=cache is None, scale=self.scale
+        )
+        return self.out(y.transpose(1, 2).reshape(h.shape))
