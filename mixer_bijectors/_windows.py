@@ -32,39 +32,36 @@ class Work:
     patches: float = 0.0
 
 
+# What a call of the net costs beside the patches that it reads, in patches: kernels are launched
+# and weights are read. Measured on CPUs; for GPUs an estimate.
+_OVERHEAD_ON_CPU, _OVERHEAD_ELSEWHERE = 24, 2000
+# Passes until a patch settles, measured on trained models with windows of any size.
+_PASSES = 12
+
+
 class _Window:
-    """How many patches to compute at once, by what the last passes gained.
+    """How many patches to compute at once, at least as many as pay by the costs above."""
 
-    A pass costs as much as reading `overhead` patches, for launching kernels and reading
-    weights, and one for each patch. That is measured on CPUs, and an estimate for GPUs.
-    """
-
-    overhead_on_cpu, overhead_elsewhere = 24, 2000
-
-    def __init__(self, method: str, batch: int, device: torch.device) -> None:
+    def __init__(self, method: str, batch: int, num_patches: int, device: torch.device) -> None:
         cpu = device.type == "cpu"
-        self.overhead = self.overhead_on_cpu if cpu else self.overhead_elsewhere
+        self.overhead = _OVERHEAD_ON_CPU if cpu else _OVERHEAD_ELSEWHERE
         self.batch = batch
-        self.smallest = 2 if method == "parallel" else 1
-        self.size = 1
-        if method != "sequential":
-            self.size = max(5 * self.overhead // (2 * batch), self.smallest)
-        self.passes = self.patches = self.advance = 0
+        self.cost = self.cost_one_by_one = 0
+        self.may_give_up = method == "auto"
+        self.size = min(max(5 * self.overhead // (2 * batch), 2), num_patches)
+        one_by_one = num_patches * (self.overhead + batch)
+        passes = _PASSES * (1 + num_patches / (_PASSES + self.size))
+        windows = passes * (self.overhead + batch * self.size)
+        if method == "sequential" or (method == "auto" and one_by_one <= windows):
+            self.size = 1
 
-    def update(self, patches: int, advance: int) -> None:
-        """Note how many of the patches of a pass are finished; adapt after three passes."""
-        self.passes += 1
-        self.patches += patches
-        self.advance += advance
-        if self.passes < 3:
-            return
-        cost = self.passes * self.overhead + self.batch * self.patches
-        cost_one_by_one = self.advance * (self.overhead + self.batch)
-        if cost > cost_one_by_one:
-            self.size = max(self.size // 2, self.smallest)
-        elif 2 * self.advance > self.patches:
-            self.size *= 2
-        self.passes = self.patches = self.advance = 0
+    def update(self, length: int, advance: int) -> None:
+        """Give windows up for good once they have cost twice as much as one by one would."""
+        self.cost += self.overhead + self.batch * length
+        self.cost_one_by_one += advance * (self.overhead + self.batch)
+        allowed = _PASSES * (self.overhead + self.batch * self.size) + 2 * self.cost_one_by_one
+        if self.may_give_up and self.cost > allowed:
+            self.size = 1
 
 
 def sample_in_windows(
@@ -82,8 +79,8 @@ def sample_in_windows(
     Args:
         predict: the net.
         z: latents, (batch, patches, features).
-        method: 'sequential' for windows of one patch; 'parallel' for windows of a size that
-            adapts; 'auto' for the same, down to one patch where windows do not pay.
+        method: 'sequential' for windows of one patch, 'parallel' for wide ones, 'auto' for
+            those of the two that pay, and for one patch from where wide ones stop to.
         tol: the tolerance.
 
     Returns:
@@ -93,7 +90,7 @@ def sample_in_windows(
     batch, num_patches, _ = z.shape
     if not batch:
         return z, z, Work()
-    window = _Window(method, batch, z.device)
+    window = _Window(method, batch, num_patches, z.device)
     work = Work()
     x, log_scales = z.clone(), torch.zeros_like(z)
     results = x, log_scales
@@ -108,16 +105,17 @@ def sample_in_windows(
             guess = torch.addcmul(shift[:, -1:], z[:, reached:end], log_scale[:, -1:].exp())
             x[:, reached:end] = _tame(guess)
         reached = max(reached, end)
-        log_scale, shift = predict(x[:, done - 1 : end - 1], done - 1)
-        new = torch.addcmul(shift, z[:, done:end], log_scale.exp())
-        log_scales[:, done:end] = log_scale
+        log_scale, shift = predict(x.narrow(1, done - 1, length), done - 1)
+        new = torch.addcmul(shift, z.narrow(1, done, length), log_scale.exp())
+        log_scales.narrow(1, done, length).copy_(log_scale)
         work.calls += 1
         work.patches += length * len(x) / batch
+        guessed = x.narrow(1, done, length)
         if length == 1:
-            x[:, done:end] = new
+            guessed.copy_(new)
             done = end
             continue
-        right = _count_right(x[:, done:end], new, tol)
+        right = _count_right(guessed, new, tol)
         finished = right == num_patches - done
         least = right.masked_fill(finished, length).amin()
         advance, num_finished = torch.stack((least, finished.sum())).tolist()

@@ -207,12 +207,13 @@ class TransformerAutoregressive(Flow):
         # What float32 can tell apart, float64 can tell apart that much closer.
         finer = min(1.0, torch.finfo(z.dtype).eps / torch.finfo(torch.float32).eps)
         tol = self.tol * finer
-        with torch.no_grad():
+        with torch.inference_mode():  # an eighth faster than no_grad for small batches
             reader = _Reader(self, wide, context, guidance)
             x, log_scales, work = sample_in_windows(reader, wide, method=method, tol=tol)
+            log_det = log_scales.flatten(1).sum(1)
+        x, log_det = x.clone(), log_det.clone()  # which are ordinary tensors again
         self.last_calls = work.calls
         self.last_passes = work.patches / (self.num_patches - 1)
-        log_det = log_scales.flatten(1).sum(1)
         if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
             order = torch.arange(self.num_patches, device=z.device)
             x, log_det = differentiable(step, x, order, tol)
@@ -271,23 +272,28 @@ class _Prediction:
 
     def of_all(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Those of all patches but the first, from all but the last."""
-        return self._run(x[:, :-1], None, 0)
+        return self._run(x[:, :-1], self.net.offsets(self.context), None, 0)
 
-    def _run(self, x: Tensor, cache: Tensor | None, start: int) -> tuple[Tensor, Tensor]:
+    def _run(
+        self, x: Tensor, offsets: Tensor, cache: Tensor | None, start: int
+    ) -> tuple[Tensor, Tensor]:
+        length, features = x.shape[1:]
         inputs = x.to(self.net.positions.dtype)
         if self.weight is not None:
             inputs = torch.cat((inputs, inputs))
-        params = self.net(
-            inputs, self.context, temperature=self.temperature, cache=cache, start=start
+        params = self.net.read(
+            inputs,
+            offsets.narrow(1, start, length),
+            temperature=self.temperature,
+            cache=cache,
+            start=start,
         ).to(x.dtype)
         if self.weight is not None:
             params, weaker = params.chunk(2)
-            weight = self.weight[start : start + x.shape[1]]
-            params = params + weight * (params - weaker)
+            params = params + self.weight.narrow(0, start, length) * (params - weaker)
         if self.volume_preserving:
             return torch.zeros_like(params), params
-        log_scale, shift = params.chunk(2, dim=-1)
-        return log_scale, shift
+        return params[..., :features], params[..., features:]
 
 
 class _Reader(_Prediction):
@@ -302,15 +308,16 @@ class _Reader(_Prediction):
     ) -> None:
         super().__init__(layer, x, context, guidance)
         self.cache = self.net.make_cache(len(x) if self.weight is None else 2 * len(x))
+        self.offsets = self.net.offsets(self.context)
 
     def __call__(self, x: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        return self._run(x, self.cache, start)
+        return self._run(x, self.offsets, self.cache, start)
 
     def keep(self, rows: Tensor) -> None:
         if self.weight is not None:
             rows = torch.cat((rows, rows + self.cache.shape[2] // 2))
         self.cache = self.cache[:, :, rows]
-        if self.context is not None:
-            self.context = self.context[rows]
+        if len(self.offsets) > 1:
+            self.offsets = self.offsets[rows]
         if isinstance(self.temperature, Tensor):
             self.temperature = self.temperature[rows]

@@ -100,14 +100,31 @@ class CausalTransformer(nn.Module):
         context: Tensor | None = None,
         *,
         temperature: Tensor | float = 1.0,
+    ) -> Tensor:
+        """Outputs for each patch, (batch, patches, out_features)."""
+        return self.read(x, self.offsets(context)[:, : x.shape[1]], temperature=temperature)
+
+    def offsets(self, context: Tensor | None) -> Tensor:
+        """What is added to patches: positions and context, (1 or batch, patches, channels)."""
+        positions = self.positions.unsqueeze(0)
+        if self.context is None or context is None:
+            return positions
+        return positions + (context @ self.context).unsqueeze(1)
+
+    def read(
+        self,
+        x: Tensor,
+        offsets: Tensor,
+        *,
+        temperature: Tensor | float = 1.0,
         cache: Tensor | None = None,
         start: int = 0,
     ) -> Tensor:
         """Outputs for a piece of the sequence, (batch, patches, out_features).
 
         Args:
-            x: patches `start` and following.
-            context: the context, for a net that has one.
+            x: patches `start` and on.
+            offsets: `offsets` of the context at the same positions.
             temperature: divides the attention's scores; a number, or one for each sample of
                 shape (batch, 1, 1, 1).
             cache: what `make_cache` returns, after a call with the patches before `start`. The
@@ -115,10 +132,8 @@ class CausalTransformer(nn.Module):
             start: position of the first patch of `x`.
         """
         length = x.shape[1]
-        h = self.initial(x) + self.positions[start : start + length]
-        if self.context is not None and context is not None:
-            h = h + (context @ self.context).unsqueeze(1)
-        h = h.flatten(0, 1)  # saves the linear layers from doing so, each of them
+        # One matrix of all patches, or else each linear layer makes one.
+        h = (self.initial(x) + offsets).flatten(0, 1)
         if cache is not None:
             mask = _causal_mask(start, length, x.device)
             for layer, layer_cache in zip(self.layers, cache):
@@ -132,7 +147,7 @@ class CausalTransformer(nn.Module):
         return self.final(h).unflatten(0, (len(x), length))
 
     def make_cache(self, batch: int) -> Tensor:
-        """Room for the keys and values of `batch` sequences, see `forward`.
+        """Room for the keys and values of `batch` sequences, see `read`.
 
         Of shape (layers, 2, batch, heads, patches, head_dim).
         """
