@@ -32,8 +32,8 @@ class Work:
     patches: float = 0.0
 
 
-# What a call of the net costs beside the patches that it reads, in patches: kernels are launched
-# and weights are read. Measured on CPUs; for GPUs an estimate.
+# What a call of the net costs beside the patches that it reads, in patches: launching kernels
+# and reading weights. Measured on CPUs; for GPUs an estimate.
 _OVERHEAD_ON_CPU, _OVERHEAD_ELSEWHERE = 24, 2000
 # Passes until a patch settles, measured on trained models with windows of any size.
 _PASSES = 12

@@ -267,7 +267,8 @@ class _Prediction:
         chosen = torch.tensor([part in guidance.guide for part in parts], device=x.device)
         weight = (guidance.weight * chosen.to(x.dtype)).repeat_interleave(x.shape[2])
         if guidance.annealed:
-            weight = torch.linspace(0, 1, x.shape[1]).to(x)[1:, None] * weight
+            share = torch.linspace(0, 1, x.shape[1], dtype=x.dtype, device=x.device)
+            weight = share[1:, None] * weight
         self.weight = weight.expand(x.shape[1] - 1, -1)
 
     def of_all(self, x: Tensor) -> tuple[Tensor, Tensor]:

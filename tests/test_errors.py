@@ -12,9 +12,124 @@ def tiny(**options):
     return mb.MixerFlow((3, 4, 4), 2, num_layers=1, hidden_features=4, shift_every=0, **options)
 
 
+def tarflow(**options):
+    sizes = {"channels": 16, "num_blocks": 2, "layers_per_block": 1, "head_dim": 8}
+    return mb.TarFlow((3, 4, 4), 2, **(sizes | options))
+
+
+def reference(image_shape=(3, 4, 4), drop=None, **extra):
+    weights = tarflow().to_reference()
+    weights.pop(drop, None)
+    return mb.TarFlow.from_reference(weights | extra, image_shape, 2, head_dim=8)
+
+
 X, IMAGES = torch.randn(2, 5), torch.randn(2, 3, 4, 4)
 CONDITIONAL = mb.Coupling(5, context_features=3)
 ERRORS = {
+    "TarFlow label out of range": (
+        lambda: tarflow(num_classes=3).log_prob(IMAGES, torch.tensor([0, 3])),
+        ValueError,
+        "TarFlow: labels must be from 0 to 2, or -1 for no class in particular, got 3",
+    ),
+    "TarFlow without labels": (
+        lambda: tarflow(num_classes=3).sample(2),
+        ValueError,
+        "TarFlow: built with num_classes=3 but called without labels; pass integer labels of "
+        "shape (2,), -1 for no class in particular",
+    ),
+    "guidance by nothing": (
+        lambda: tarflow().sample(2, guidance=1.0),
+        ValueError,
+        "guidance of a model without classes needs an attention_temperature other than 1.0",
+    ),
+    "negative guidance": (
+        lambda: tarflow(num_classes=3).sample(2, torch.tensor([0, 1]), guidance=-1.0),
+        ValueError,
+        "Guidance: weight must not be negative, got -1.0",
+    ),
+    "what to guide": (
+        lambda: tarflow().sample(2, guide="ab"),
+        ValueError,
+        "Guidance: guide must be one of ('scale+shift', 'scale', 'shift'), got 'ab'",
+    ),
+    "attention temperature": (
+        lambda: tarflow().sample(2, attention_temperature=0.0),
+        ValueError,
+        "Guidance: attention_temperature must be positive, got 0.0",
+    ),
+    "sampling method": (
+        lambda: tarflow().sample(2, method="jacobi"),
+        ValueError,
+        "method must be one of ('auto', 'parallel', 'sequential'), got 'jacobi'",
+    ),
+    "number of patches": (
+        lambda: mb.TransformerAutoregressive(6, 12, channels=64).inverse(torch.randn(2, 4, 12)),
+        ValueError,
+        "TransformerAutoregressive: expected shape (batch, 6, 12), got (2, 4, 12)",
+    ),
+    "a single patch": (
+        lambda: mb.TransformerAutoregressive(1, 12),
+        ValueError,
+        "TransformerAutoregressive: needs at least 2 patches of at least 1 feature",
+    ),
+    "heads": (
+        lambda: mb.TransformerAutoregressive(4, 12, channels=100),
+        ValueError,
+        "CausalTransformer: channels must be a multiple of head_dim=64, got 100",
+    ),
+    "no blocks": (
+        lambda: tarflow(num_blocks=0),
+        ValueError,
+        "TarFlow: num_blocks must be at least 1, got 0",
+    ),
+    "mixer of other images": (
+        lambda: tarflow(mixer=mb.MixerFlow((3, 8, 8), 2, 1, shift_every=0)),
+        ValueError,
+        "TarFlow: the mixer must be of the same image_shape, patch_size and num_classes",
+    ),
+    "checkpoint of another size": (
+        lambda: reference((3, 8, 8)),
+        ValueError,
+        "TarFlow.from_reference: the weights are for 4 patches of 12 features, but image_shape "
+        "(3, 8, 8) and patch_size (2, 2) give 16 of 12",
+    ),
+    "checkpoint that lacks a key": (
+        lambda: reference(drop="blocks.1.proj_in.bias"),
+        ValueError,
+        "missing: blocks.1.proj_in.bias; unexpected: none",
+    ),
+    "checkpoint with another key": (
+        lambda: reference(**{"blocks.0.rope": torch.zeros(2)}),
+        ValueError,
+        "missing: none; unexpected: blocks.0.rope",
+    ),
+    "checkpoint of something else": (
+        lambda: mb.TarFlow.from_reference({"fc.weight": torch.zeros(2, 2)}, (3, 4, 4), 2),
+        ValueError,
+        "these are not the weights of a TarFlow",
+    ),
+    "a generator for another base": (
+        lambda: tiny(base=nf.distributions.GaussianMixture(2, 48)).sample(
+            2, generator=torch.Generator()
+        ),
+        ValueError,
+        "MixerFlow: GaussianMixture takes no generator",
+    ),
+    "noise": (
+        lambda: images.add_noise(torch.zeros(2, dtype=torch.uint8), -1.0),
+        ValueError,
+        "add_noise: sigma must not be negative, got -1.0",
+    ),
+    "noise on floating point images": (
+        lambda: images.add_noise(torch.zeros(2), 0.1),
+        TypeError,
+        "add_noise: expected images of dtype torch.uint8, got torch.float32",
+    ),
+    "sigma": (
+        lambda: mb.denoise(tarflow(), IMAGES, -0.1),
+        ValueError,
+        "denoise: sigma must not be negative, got -0.1",
+    ),
     "height": (
         lambda: mb.Patchify((3, 30, 32), 4),
         ValueError,

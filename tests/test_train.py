@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 import mixer_bijectors as mb
-from mixer_bijectors.train import DensityEstimation, Pictures
+from mixer_bijectors.train import DensityEstimation, Digits, Pictures
 from mixer_bijectors.train import photos as photographs
 
 CONFIG = files("mixer_bijectors.train") / "configs" / "photos.yaml"
@@ -151,6 +151,96 @@ def test_fit_writes_everything_and_resumes(tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     checkpoint = tmp_path / "version_1" / "checkpoints" / "last.ckpt"
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 9
+
+
+LARGE = {
+    "imagenet64": (1024, 466_286_784),
+    "imagenet64_likelihood": (1024, 460_142_784),
+    "imagenet128": (1024, 823_927_552),
+    "afhq256": (1024, 463_481_856),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_settings_of_the_paper_build(name):
+    """On the meta device, where half a billion parameters take no memory."""
+    config = yaml.safe_load((CONFIG.parent / f"tarflow_{name}.yaml").read_text())
+    options = config["model"]["flow"]["init_args"]
+    with torch.device("meta"):
+        model = mb.TarFlow(**options)
+        x = torch.zeros(2, *options["image_shape"])
+        labels = torch.zeros(2, dtype=torch.long) if options["num_classes"] else None
+        log_prob = model.log_prob(x, labels)
+    assert log_prob.shape == (2,)
+    patches, parameters = LARGE[name]
+    assert model.latent_shape[0] == patches
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert f"{parameters:,} parameters" in (CONFIG.parent / f"tarflow_{name}.yaml").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "photos_tarflow"])
+def test_the_small_presets_of_tarflow_fit(name, tmp_path):
+    options = ["--config", CONFIG.parent / f"{name}.yaml", "--trainer.max_steps", 2]
+    options += [
+        "--trainer.default_root_dir",
+        tmp_path,
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
+    options += ["--trainer.limit_val_batches", 1, "--trainer.limit_test_batches", 1]
+    options += ["--trainer.check_val_every_n_epoch", 1, "--trainer.limit_train_batches", 2]
+    done = command("fit", *options)
+    assert done.returncode == 0, done.stderr
+    error = float(re.search(r"reconstruction error (\S+)", done.stdout)[1])
+    assert error < 1e-3
+    assert (tmp_path / "version_0" / "samples.png").stat().st_size > 0
+
+
+def test_digits_are_split_into_disjoint_parts():
+    data = Digits(batch_size=50)
+    parts = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+    assert [len(part.dataset) for part in parts] == [1258, 180, 359]
+    images, labels = zip(*(part.dataset.tensors for part in parts))
+    images, labels = torch.cat(images), torch.cat(labels)
+    assert images.dtype == torch.uint8 and images.max() == 255
+    assert torch.bincount(labels).tolist() == torch.bincount(_digits()[1]).tolist()
+    whole = {tuple(image.flatten().tolist()) for image in images}
+    assert len(whole) == len({tuple(image.flatten().tolist()) for image in _digits()[0]})
+    again = Digits().splits["test"].tensors[0]
+    assert torch.equal(again, parts[2].dataset.tensors[0])
+
+
+def _digits():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return torch.as_tensor(digits.images), torch.as_tensor(digits.target)
+
+
+def test_noise_and_label_dropout_reach_the_flow():
+    flow = mb.TarFlow(
+        (1, 8, 8), 4, channels=8, num_blocks=1, layers_per_block=1, head_dim=8, num_classes=3
+    )
+    module = DensityEstimation(flow, noise=0.3, label_dropout=0.5)
+    seen = []
+    flow.log_prob = lambda x, labels: seen.append((x, labels)) or x.sum((1, 2, 3))
+    module.log = lambda *_, **__: None
+    images = torch.full((400, 1, 8, 8), 128, dtype=torch.uint8)
+    labels = torch.arange(400) % 3
+    module.training_step((images, labels), 0)
+    x, given = seen[0]
+    dropped = given == -1
+    assert 0.4 < dropped.float().mean() < 0.6
+    assert torch.equal(given[~dropped], labels[~dropped])
+    assert abs(x.std().item() - 0.3) < 0.01 and abs(x.mean().item()) < 0.02
+    assert torch.equal(module.prepare((images, labels))[1][0], labels)
+
+
+@pytest.mark.parametrize("options", [{"noise": -0.1}, {"label_dropout": 1.5}])
+def test_the_module_refuses(options):
+    with pytest.raises(ValueError, match=f"DensityEstimation: {next(iter(options))} must"):
+        DensityEstimation(mb.MixerFlow((1, 8, 8), 4, 1, shift_every=0), **options)
 
 
 def test_the_core_imports_no_extra():

@@ -39,6 +39,8 @@ class TarFlow(ImageFlow):
         expansion: width of the perceptrons' hidden layer, in multiples of `channels`.
         num_classes: number of classes; 0 makes an unconditional model.
         volume_preserving: Transformers shift only, and the base learns a scale for each latent.
+        checkpointing: in backpropagation, recompute each layer rather than keep what it
+            computed: less memory for a third more time.
         mixer: a `MixerFlow` of the same images, patches and classes, whose layers come between
             the data and the Transformers.
 
@@ -82,12 +84,13 @@ class TarFlow(ImageFlow):
         expansion: int = 4,
         num_classes: int = 0,
         volume_preserving: bool = False,
+        checkpointing: bool = False,
         mixer: MixerFlow | None = None,
     ) -> None:
         patchify = Patchify(image_shape, patch_size)
         if num_blocks < 1:
             raise ValueError(f"TarFlow: num_blocks must be at least 1, got {num_blocks}")
-        blocks: list[Flow] = [
+        blocks = [
             TransformerAutoregressive(
                 patchify.num_patches,
                 patchify.features,
@@ -101,6 +104,8 @@ class TarFlow(ImageFlow):
             )
             for index in range(num_blocks)
         ]
+        for block in blocks:
+            block.net.checkpointing = checkpointing
         geometry: list[Flow] = [patchify]
         if mixer is not None:
             ours = (patchify.image_shape, patchify.patch_size, num_classes)

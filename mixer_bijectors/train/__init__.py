@@ -7,8 +7,8 @@ except ImportError as error:
         'mixer_bijectors.train needs Lightning: pip install "mixer_bijectors[train]"'
     ) from error
 
-from .data import Photos
+from .data import Digits, Photos
 from .module import DensityEstimation
 from .pictures import Pictures
 
-__all__ = ["DensityEstimation", "Photos", "Pictures"]
+__all__ = ["DensityEstimation", "Digits", "Photos", "Pictures"]

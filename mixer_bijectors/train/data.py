@@ -1,12 +1,13 @@
 """Data modules."""
 
 import lightning as L
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from .photos import Crops, grid_patches, load_photos
 
-__all__ = ["Photos"]
+__all__ = ["Digits", "Photos"]
 
 
 class Photos(L.LightningDataModule):
@@ -42,3 +43,39 @@ class Photos(L.LightningDataModule):
 
     def _grid(self, split: str) -> DataLoader[Tensor]:
         return DataLoader(grid_patches(self.photos, self.size, split), self.batch_size)  # type: ignore[arg-type]
+
+
+class Digits(L.LightningDataModule):
+    """The 1,797 digits of scikit-learn; batches are uint8 (batch, 1, 8, 8) and labels (batch,).
+
+    A tenth of them, drawn at random with a seed that is always the same, is for validation,
+    and a fifth for testing. Their 17 levels of grey are spread over the 256 of 8 bits.
+
+    Args:
+        batch_size: images in a batch.
+    """
+
+    def __init__(self, batch_size: int = 64) -> None:
+        super().__init__()
+        from sklearn.datasets import load_digits
+
+        self.batch_size = batch_size
+        digits = load_digits()
+        images = (torch.as_tensor(digits.images) * (255 / 16)).round().to(torch.uint8)
+        labels = torch.as_tensor(digits.target)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        ends = len(images) // 5, len(images) * 3 // 10
+        parts = order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] :]
+        self.splits = {
+            split: TensorDataset(images[part].unsqueeze(1), labels[part])
+            for split, part in zip(("test", "val", "train"), parts)
+        }
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(self.splits["train"], self.batch_size, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(self.splits["val"], self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(self.splits["test"], self.batch_size)

@@ -11,8 +11,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..denoising import denoise
 from ..images import make_grid, save_grid
-from ..models import MixerFlow
+from ..models import ImageFlow
 
 __all__ = ["Pictures"]
 
@@ -27,22 +28,30 @@ class Pictures(L.Callback):
     Args:
         every_n_epochs: validations between two grids of samples.
         num_samples: images in the grid.
-        temperature: scale of the base's standard deviation for the samples of a MixerFlow.
+        temperature: scale of the base's standard deviation for samples.
+        options: what else samples are drawn with, such as the `guidance` of a TarFlow.
+
+    Samples of a class-conditional model are of all classes in turn. Those of a model of noisy
+    images are denoised.
     """
 
     def __init__(
-        self, every_n_epochs: int = 1, num_samples: int = 64, temperature: float = 0.8
+        self,
+        every_n_epochs: int = 1,
+        num_samples: int = 64,
+        temperature: float = 0.8,
+        options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.every_n_epochs = every_n_epochs
         self.num_samples = num_samples
-        self.temperature = temperature
+        self.options = {"temperature": temperature} | (options or {})
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
         last = trainer.current_epoch + 1
         if trainer.sanity_checking or last % self.every_n_epochs or not trainer.is_global_zero:
             return
-        samples = self._sample(module.flow, module.device)
+        samples = self._sample(module)
         folder = _folder(trainer)
         (folder / "samples").mkdir(exist_ok=True)
         for path in ("samples.png", f"samples/step-{trainer.global_step:07d}.png"):
@@ -68,14 +77,15 @@ class Pictures(L.Callback):
             _curve(metrics).savefig(folder / "curve.png", dpi=150)
 
     @torch.no_grad()
-    def _sample(self, flow: nf.NormalizingFlow, device: torch.device) -> Tensor:
-        options: dict[str, Any] = {}
-        if isinstance(flow, MixerFlow):
-            options["temperature"] = self.temperature
-            if flow.num_classes:
-                order = torch.arange(self.num_samples, device=device)
-                options["labels"] = order % flow.num_classes
-        return flow.sample(self.num_samples, **options)[0]
+    def _sample(self, module: Any) -> Tensor:
+        flow: nf.NormalizingFlow = module.flow
+        if not isinstance(flow, ImageFlow):
+            return flow.sample(self.num_samples)[0]
+        labels = None
+        if flow.num_classes:
+            labels = torch.arange(self.num_samples, device=module.device) % flow.num_classes
+        x, _ = flow.sample(self.num_samples, labels, **self.options)
+        return denoise(flow, x, module.noise, labels) if module.noise else x
 
 
 def _folder(trainer: L.Trainer) -> Path:

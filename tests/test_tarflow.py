@@ -1,0 +1,238 @@
+"""TarFlow, against the authors' numbers where they lie beside the project, and denoising."""
+
+import json
+import math
+from pathlib import Path
+
+import normflows as nf
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+import mixer_bijectors as mb
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+NAMES = ["digits8_conditional", "photos32_256patches", "photos64_1024patches"]
+needs_golden = pytest.mark.skipif(
+    not GOLDEN.exists(), reason="the reference values do not lie beside the project"
+)
+GUIDANCES = {
+    "sample": None,
+    "sample_guidance_1.5": mb.Guidance(1.5),
+    "sample_guidance_1.5_annealed": mb.Guidance(1.5, annealed=True),
+    "sample_guidance_1.5_shift_only": mb.Guidance(1.5, "shift"),
+    "sample_guidance_0.5_attention_temperature_2": mb.Guidance(0.5, attention_temperature=2.0),
+}
+
+
+def small(**options) -> mb.TarFlow:
+    torch.manual_seed(0)
+    sizes = {"channels": 16, "num_blocks": 3, "layers_per_block": 1, "head_dim": 8}
+    model = mb.TarFlow((1, 6, 8), 2, **(sizes | options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def load(name: str):
+    sizes = json.loads((GOLDEN / f"{name}.json").read_text())
+    weights = load_file(GOLDEN / f"{name}.weights.safetensors")
+    values = load_file(GOLDEN / f"{name}.values.safetensors")
+    shape = (sizes["in_channels"], sizes["size"], sizes["size"])
+    model = mb.TarFlow.from_reference(weights, shape, sizes["patch_size"], sizes["head_dim"])
+    return model.eval(), weights, values, values["labels"] if sizes["num_classes"] else None
+
+
+@needs_golden
+@pytest.mark.parametrize("name", NAMES)
+def test_latents_of_the_authors_code(name):
+    model, weights, values, labels = load(name)
+    with torch.no_grad():
+        z, log_det = model.inverse_and_log_det(values["x"], labels)
+    assert_close(z, values["z"], atol=1e-4, rtol=0)
+    dimensions = values["x"][0].numel()
+    assert_close(log_det / dimensions, values["log_det"] / dimensions, atol=1e-5, rtol=0)
+    back = model.to_reference()
+    assert all(torch.equal(back[key], value) for key, value in weights.items())
+
+
+@needs_golden
+@pytest.mark.parametrize("method", ["sequential", "parallel", "auto"])
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_of_the_authors_code(name, method):
+    model, _, values, labels = load(name)
+    checked = 0
+    for key, guidance in GUIDANCES.items():
+        if key in values:
+            with torch.no_grad():
+                x = model(values["noise"], labels, method=method, guidance=guidance)
+            assert_close(x, values[key], atol=1e-4, rtol=0)
+            checked += 1
+    assert checked >= 2
+
+
+@pytest.mark.parametrize("options", [{}, {"num_classes": 3}, {"volume_preserving": True}])
+def test_reference_names_round_trip(options, tmp_path):
+    model = small(**options)
+    if options.get("volume_preserving"):
+        with torch.no_grad():
+            model.q0.loc.zero_()
+    path = tmp_path / "checkpoint.pth"
+    torch.save(model.to_reference(), path)
+    again = mb.TarFlow.from_reference(path, (1, 6, 8), 2, head_dim=8)
+    x = torch.rand(4, 1, 6, 8)
+    labels = torch.tensor([0, 1, 2, -1]) if options.get("num_classes") else None
+    assert_close(again.log_prob(x, labels), model.log_prob(x, labels))
+    assert again.state_dict().keys() == model.state_dict().keys()
+
+
+def test_the_names_are_those_of_the_authors_code():
+    keys = small(num_classes=3, num_blocks=1).to_reference().keys()
+    parts = ("norm.weight", "norm.bias", "qkv.weight", "qkv.bias", "proj.weight", "proj.bias")
+    mlp = ("norm.weight", "norm.bias", "main.0.weight", "main.0.bias", "main.2.weight")
+    want = {f"blocks.0.attn_blocks.0.attention.{part}" for part in parts}
+    want |= {f"blocks.0.attn_blocks.0.mlp.{part}" for part in (*mlp, "main.2.bias")}
+    want |= {
+        f"blocks.0.proj_{way}.{kind}" for way in ("in", "out") for kind in ("weight", "bias")
+    }
+    want |= {f"blocks.0.{name}" for name in ("pos_embed", "class_embed", "attn_mask")}
+    assert keys == want | {"var"}
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    path = tmp_path / "evil.pth"
+    torch.save({"var": torch.optim.SGD}, path)
+    with pytest.raises(Exception, match=r"[Ww]eights only"):
+        mb.TarFlow.from_reference(path, (1, 6, 8), 2)
+
+
+def test_starts_as_the_identity():
+    model = mb.TarFlow((1, 6, 8), 2, channels=16, num_blocks=2, layers_per_block=1, head_dim=8)
+    x = torch.randn(3, 1, 6, 8)
+    z, log_det = model.inverse_and_log_det(x)
+    assert torch.equal(z, mb.Patchify((1, 6, 8), 2).inverse(x)[0])
+    assert_close(log_det, torch.zeros(3))
+
+
+def test_orders_alternate_from_first_to_last():
+    model = small(num_blocks=4)
+    assert [flow.reverse for flow in model.flows[:-1]] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("options", [{}, {"guidance": 1.0, "annealed": True}])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_sample_returns_the_log_densities_of_its_samples(options, temperature):
+    model = small(num_classes=3).double()
+    labels = torch.tensor([0, 1, 2, 0])
+    x, log_prob = model.sample(4, labels, temperature=temperature, **options)
+    if options:
+        assert log_prob.isfinite().all()
+        return
+    z, log_det = model.inverse_and_log_det(x, labels)
+    base = torch.distributions.Normal(0.0, temperature).log_prob(z).flatten(1).sum(1)
+    assert_close(log_prob, base + log_det)
+
+
+def test_sample_by_generator_by_method_and_with_a_trace():
+    model = small()
+    options = [
+        {"method": "sequential"},
+        {"method": "parallel"},
+        {"method": "auto", "trace": True},
+    ]
+    results = [
+        model.sample(3, generator=torch.Generator().manual_seed(5), **option)
+        for option in options
+    ]
+    for result in results[1:]:
+        assert_close(result[:2], results[0], atol=1e-4, rtol=1e-4)
+    x, _, states = results[2]
+    assert len(states) == 5 and all(state.shape == x.shape for state in states)
+    assert torch.equal(states[-1], x)
+    latents = mb.Patchify((1, 6, 8), 2).inverse(states[0])[0]
+    assert_close(model(latents), x, atol=1e-4, rtol=1e-4)
+
+
+def test_no_class_is_the_label_minus_one():
+    model = small(num_classes=3)
+    x = torch.rand(2, 1, 6, 8)
+    none = model.log_prob(x, torch.tensor([-1, -1]))
+    assert not torch.allclose(none, model.log_prob(x, torch.tensor([0, 1])))
+    with torch.no_grad():
+        for flow in model.flows[:-1]:
+            flow.net.context.copy_(flow.net.context.mean(0).expand(3, -1))
+    assert_close(model.log_prob(x, torch.tensor([0, 2])), none)
+
+
+def test_trains_and_keeps_its_state():
+    model = small()
+    x = torch.rand(8, 1, 6, 8)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(20):
+        loss = model.forward_kld(x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 5
+    other = small(num_blocks=3)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.log_prob(x), model.log_prob(x))
+    assert model.embed(x).shape == (8, 48)
+
+
+def test_mixer_layers_come_between_data_and_transformers():
+    mixer = mb.MixerFlow((1, 6, 8), 2, num_layers=2, hidden_features=8, shift_every=0)
+    model = small(mixer=mixer, num_blocks=2).double()
+    x = torch.rand(4, 1, 6, 8, dtype=torch.float64)
+    model.train()
+    model.log_prob(x)
+    model.eval()
+    z, log_det = model.inverse_and_log_det(x)
+    inner, inner_log_det = mixer.inverse_and_log_det(x)
+    for flow in model.flows[1::-1]:
+        inner, more = flow.inverse(inner)
+        inner_log_det = inner_log_det + more
+    assert_close((z, log_det), (inner, inner_log_det))
+    assert_close(model.forward_and_log_det(z), (x, -log_det), atol=1e-9, rtol=1e-9)
+    with pytest.raises(ValueError, match="neither a mixer"):
+        model.to_reference()
+
+
+def test_works_as_a_model_of_normflows():
+    model = small()
+    assert isinstance(model, nf.NormalizingFlow)
+    x = torch.rand(4, 1, 6, 8)
+    z, log_det = model.inverse_and_log_det(x)
+    assert_close(model.forward_kld(x), -(model.q0.log_prob(z) + log_det).mean())
+
+
+def test_denoising_takes_gaussian_noise_off_a_gaussian():
+    """Where data are normal with variance s, the mean given x is x s / (s + sigma^2)."""
+
+    class Noisy:
+        def log_prob(self, x):
+            scale = math.sqrt(0.25 + 0.01)
+            return torch.distributions.Normal(0.0, scale).log_prob(x).flatten(1).sum(1)
+
+    x = torch.randn(5, 1, 4, 4)
+    assert_close(mb.denoise(Noisy(), x, 0.1), x * 0.25 / 0.26)
+    model = small(num_classes=3)
+    images = torch.rand(2, 1, 6, 8)
+    with torch.no_grad():
+        result = mb.denoise(model, images, 0.1, torch.tensor([0, 2]))
+    assert result.shape == images.shape and not result.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(mb.denoise(model, images, 0.0, torch.tensor([0, 2])), images)
+
+
+def test_safetensors_round_trip(tmp_path):
+    weights = {k: v.contiguous().clone() for k, v in small().to_reference().items()}
+    save_file(weights, tmp_path / "weights.safetensors")
+    loaded = load_file(tmp_path / "weights.safetensors")
+    model = mb.TarFlow.from_reference(loaded, (1, 6, 8), 2, head_dim=8)
+    x = torch.rand(2, 1, 6, 8)
+    assert_close(model.log_prob(x), small().log_prob(x))
