@@ -211,13 +211,12 @@ class _Attention(nn.Module):
         rows, channels = h.shape
         heads = (3, self.num_heads, channels // self.num_heads)
         qkv = self.qkv(self.norm(h)).view(rows // length, length, *heads).permute(2, 0, 3, 1, 4)
-        q, kv = qkv[0], qkv[1:]
+        q, k, v = qkv.unbind()
         if isinstance(temperature, Tensor) or temperature != 1.0:
             q = q / temperature
         if cache is not None:
-            cache.narrow(3, start, length).copy_(kv)
-            kv = cache.narrow(3, 0, start + length)
-        k, v = kv.unbind()
+            cache.narrow(3, start, length).copy_(qkv[1:])
+            k, v = cache.narrow(3, 0, start + length).unbind()
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=cache is None, scale=self.scale
         )

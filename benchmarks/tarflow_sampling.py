@@ -1,0 +1,115 @@
+"""Sampling from trained TarFlows: each method, and the code of the model's authors.
+
+The weights are those of models that were trained for some minutes with the authors' code, in a
+folder with NAME.json and NAME.weights.safetensors for each. `--reference` is a checkout of
+https://github.com/apple/ml-tarflow, whose `Model.reverse` then gets the same weights and noise.
+
+    python benchmarks/tarflow_sampling.py --reference ../ml-tarflow --json sampling.json
+
+`passes` is the work: how many times each patch of a sample went through each block, 1 being
+what sampling one patch after the other takes; a GPU, where windows cost little more than
+single patches, pays rather for `calls` of the net.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import print_table, time_in_turn, write_json
+from safetensors.torch import load_file
+from torch import Tensor
+
+import mixer_bijectors as mb
+from mixer_bijectors import TransformerAutoregressive
+
+METHODS = ("sequential", "parallel", "auto")
+
+
+def load(folder: Path, name: str, reference: str | None) -> tuple[mb.TarFlow, Any]:
+    """Our model and the authors', with the same weights."""
+    sizes = json.loads((folder / f"{name}.json").read_text())
+    weights = load_file(folder / f"{name}.weights.safetensors")
+    shape = (sizes["in_channels"], sizes["size"], sizes["size"])
+    ours = mb.TarFlow.from_reference(weights, shape, sizes["patch_size"], sizes["head_dim"])
+    if reference is None:
+        return ours.eval(), None
+    if reference not in sys.path:
+        sys.path.insert(0, reference)
+    theirs = importlib.import_module("transformer_flow").Model(
+        sizes["in_channels"],
+        sizes["size"],
+        sizes["patch_size"],
+        sizes["channels"],
+        sizes["num_blocks"],
+        sizes["layers_per_block"],
+        num_classes=sizes["num_classes"],
+    )
+    theirs.load_state_dict(ours.to_reference())
+    return ours.eval(), theirs.eval()
+
+
+@torch.no_grad()
+def compare(
+    name: str, ours: mb.TarFlow, theirs: Any, batch: int, repeats: int
+) -> dict[str, Any]:
+    z = torch.randn(batch, *ours.latent_shape, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(batch) % ours.num_classes if ours.num_classes else None
+    blocks = [flow for flow in ours.flows if isinstance(flow, TransformerAutoregressive)]
+    sides: dict[str, Callable[[], Tensor]] = {
+        method: lambda method=method: ours(z, labels, method=method) for method in METHODS
+    }
+    if theirs is not None:
+        sides["authors"] = lambda: theirs.reverse(z.clone(), labels)
+    seconds = time_in_turn(sides, repeats, warmup=1)
+    samples = {side: run() for side, run in sides.items()}
+    against = samples["authors" if theirs is not None else "sequential"]
+    row: dict[str, Any] = {"weights": name, "patches": z.shape[1], "batch": batch}
+    if theirs is not None:
+        row["authors, s"] = f"{seconds['authors']:.3f}"
+    for method in METHODS:
+        row[f"{method}, s"] = f"{seconds[method]:.3f}"
+    if theirs is not None:
+        for method in METHODS:
+            row[f"authors / {method}"] = f"{seconds['authors'] / seconds[method]:.2f}"
+    else:
+        row["sequential / auto"] = f"{seconds['sequential'] / seconds['auto']:.2f}"
+    for method in ("parallel", "auto"):
+        ours(z, labels, method=method)
+        row[f"calls, {method}"] = "+".join(str(block.last_calls) for block in blocks)
+        row[f"passes, {method}"] = "+".join(f"{block.last_passes:.1f}" for block in blocks)
+    errors = [(samples[method] - against).abs().max().item() for method in METHODS]
+    row["largest difference"] = f"{max(errors):.0e}"
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    folder = Path(__file__).parents[2] / "shared" / "golden"
+    parser.add_argument("--weights", type=Path, default=folder, help="folder of the weights")
+    parser.add_argument("--reference", help="checkout of the authors' code")
+    parser.add_argument("--only", nargs="+", help="names of the weights to use")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", help="write the rows to this file")
+    arguments = parser.parse_args()
+    suffix = ".weights.safetensors"
+    names = [path.name.removesuffix(suffix) for path in arguments.weights.glob(f"*{suffix}")]
+    if not names:
+        parser.error(f"no weights in {arguments.weights}")
+    rows = []
+    for name in sorted(arguments.only or names):
+        ours, theirs = load(arguments.weights, name, arguments.reference)
+        for batch in arguments.batch:
+            rows.append(compare(name, ours, theirs, batch, arguments.repeats))
+            print(rows[-1], flush=True)
+    print_table(rows)
+    write_json(arguments.json, rows)
+
+
+if __name__ == "__main__":
+    main()
