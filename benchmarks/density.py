@@ -1,4 +1,4 @@
-"""Density of photographs: MixerFlow against normflows' Glow, at equal wall clock.
+"""Density of photographs at equal wall clock: normflows' Glow, MixerFlow, TarFlow, hybrids.
 
 Photographs at 32 x 32 (see `mixer_bijectors.train.photos`), batches of 64 random crops,
 mirrored half of the time, for every row; one row after the other in one process, each trained
@@ -9,9 +9,9 @@ photographs that neither training nor validation touches.
 
     python benchmarks/density.py --budget 200 --json density.json
 
-`--seeds 0 1 2` repeats MixerFlow's rows and the best Glow's, `--permute` repeats them with the
-pixels of all images in one fixed random order, with the learning rates found without it. Runs
-that the JSON file already holds are not run again.
+`--seeds 0 1 2` repeats the best Glow's row and all others, `--permute` repeats them with the
+pixels of all images in one fixed random order, with the learning rates found without it.
+`--only` picks rows. Runs that the JSON file already holds are not run again.
 """
 
 import argparse
@@ -63,7 +63,35 @@ def mixer_flow(num_layers: int, hidden_features: int) -> mb.MixerFlow:
     )
 
 
+def tar_flow(num_blocks: int, layers_per_block: int, channels: int) -> mb.TarFlow:
+    return mb.TarFlow(
+        (3, SIZE, SIZE),
+        4,
+        channels=channels,
+        num_blocks=num_blocks,
+        layers_per_block=layers_per_block,
+    )
+
+
+def hybrid(num_layers: int, layers_per_block: int, channels: int, last: bool) -> mb.TarFlow:
+    """MixerFlow's layers and one Transformer, which comes last or first, seen from the data."""
+    model = mb.TarFlow(
+        (3, SIZE, SIZE),
+        4,
+        channels=channels,
+        num_blocks=1,
+        layers_per_block=layers_per_block,
+        mixer=mixer_flow(num_layers, 64),
+    )
+    if not last:
+        attention, *mixing, patchify, pixels = model.flows
+        model.flows = nn.ModuleList([*mixing, attention, patchify, pixels])
+    return model
+
+
 LEARNING_RATES = (4e-3, 8e-3, 1.6e-2)
+# Transformers want smaller ones.
+ATTENTION_LEARNING_RATES = (1e-3, 2e-3, 4e-3)
 ROWS: dict[str, Callable[[], Any]] = {
     "Glow K 4, hidden 64": partial(Glow, 4, 64),
     "Glow K 4, hidden 128": partial(Glow, 4, 128),
@@ -71,7 +99,17 @@ ROWS: dict[str, Callable[[], Any]] = {
     "Glow K 8, hidden 128": partial(Glow, 8, 128),
     "MixerFlow 6 layers, hidden 128": partial(mixer_flow, 6, 128),
     "MixerFlow 4 layers, hidden 48": partial(mixer_flow, 4, 48),
+    "TarFlow 4 x 1, channels 64": partial(tar_flow, 4, 1, 64),
+    "TarFlow 2 x 2, channels 128": partial(tar_flow, 2, 2, 128),
+    "TarFlow 4 x 2, channels 128": partial(tar_flow, 4, 2, 128),
+    "hybrid, attention last": partial(hybrid, 4, 1, 64, True),
+    "hybrid, attention first": partial(hybrid, 4, 1, 64, False),
 }
+
+
+def learning_rates(name: str) -> tuple[float, ...]:
+    attentive = name.startswith(("TarFlow", "hybrid"))
+    return ATTENTION_LEARNING_RATES if attentive else LEARNING_RATES
 
 
 class Experiment:
@@ -165,6 +203,7 @@ def main() -> None:
     parser.add_argument("--search", type=float, help="seconds for each try of a learning rate")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--permute", action="store_true")
+    parser.add_argument("--only", nargs="+", default=list(ROWS), help="rows to run")
     parser.add_argument("--json", help="keep runs in this file, and go on from it")
     arguments = parser.parse_args()
     search = arguments.search or arguments.budget / 5
@@ -188,9 +227,9 @@ def main() -> None:
     def tests(name: str, seeds: list[int], permute: bool = False) -> list[dict[str, Any]]:
         tries = {
             rate: run(name, rate, search, 0, False, "val")["val bits/dim"]
-            for rate in LEARNING_RATES
+            for rate in learning_rates(name)
         }
-        for rate in sorted(LEARNING_RATES, key=lambda rate: tries[rate]):
+        for rate in sorted(tries, key=lambda rate: tries[rate]):
             results = [run(name, rate, arguments.budget, s, permute, "test") for s in seeds]
             # A full run that ends above the short one has diverged.
             if permute or max(result["test bits/dim"] for result in results) < tries[rate]:
@@ -200,14 +239,16 @@ def main() -> None:
     def bits(results: list[dict[str, Any]]) -> float:
         return mean(result["test bits/dim"] for result in results)
 
-    first = {name: tests(name, arguments.seeds[:1]) for name in ROWS}
-    best_glow = min((n for n in ROWS if n.startswith("Glow")), key=lambda n: bits(first[n]))
-    shown = [n for n in ROWS if n == best_glow or not n.startswith("Glow")]
+    first = {name: tests(name, arguments.seeds[:1]) for name in arguments.only}
+    glows = [name for name in first if name.startswith("Glow")]
+    best_glow = min(glows, key=lambda name: bits(first[name]), default=None)
+    shown = [name for name in first if name == best_glow or name not in glows]
     results = first | {name: tests(name, arguments.seeds) for name in shown}
     permuted = {n: tests(n, arguments.seeds, True) for n in shown} if arguments.permute else {}
-
-    glow_bits = bits(results[best_glow])
-    glow_size = results[best_glow][0]["parameters"]
+    # Without a Glow, the first row is what others are held against.
+    against = best_glow or shown[0]
+    bits_against = bits(results[against])
+    size_against = results[against][0]["parameters"]
     table: list[dict[str, Any]] = []
     for name, row in results.items():
         spread = [result["test bits/dim"] for result in row]
@@ -215,7 +256,7 @@ def main() -> None:
             {
                 "model": name,
                 "parameters": f"{row[0]['parameters']:,}",
-                "size / best Glow": f"{row[0]['parameters'] / glow_size:.2f}",
+                f"size / {against}": f"{row[0]['parameters'] / size_against:.2f}",
                 "learning rate": f"{row[0]['learning rate']:g}",
                 "steps": round(mean(r["steps"] for r in row)),
                 "s/step": f"{mean(r['seconds per step'] for r in row):.2f}",
@@ -223,7 +264,7 @@ def main() -> None:
                 "over seeds": f"{min(spread):.3f} to {max(spread):.3f}"
                 if len(spread) > 1
                 else "",
-                "against best Glow": f"{mean(spread) - glow_bits:+.3f}",
+                f"against {against}": f"{mean(spread) - bits_against:+.3f}",
             }
         )
         if name in permuted:

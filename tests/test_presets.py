@@ -10,7 +10,16 @@ import mixer_bijectors as mb
 SHAPE = (1, 8, 8)
 PRESETS = {
     name: getattr(mb.presets, name)
-    for name in ("affine", "spline", "kan", "kan_layer", "maf_hybrid", "residual", "ffjord")
+    for name in (
+        "affine",
+        "attention_hybrid",
+        "spline",
+        "kan",
+        "kan_layer",
+        "maf_hybrid",
+        "residual",
+        "ffjord",
+    )
 }
 ESTIMATED = {"residual"}  # its log-determinants are random
 
@@ -66,6 +75,7 @@ class TestPreset:
     [
         ("spline", {"univariate": mb.Affine()}),
         ("kan", {"num_blocks": 2}),
+        ("attention_hybrid", {"base": None}),
         ("maf_hybrid", {"patch_flow": mb.Coupling}),
         ("kan_layer", {"hidden_features": 8}),
         ("residual", {"univariate": mb.Affine()}),
