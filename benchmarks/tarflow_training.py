@@ -9,6 +9,7 @@ Seconds for a step (loss, gradients, AdamW) and the most memory that its tensors
 import importlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,21 +40,36 @@ def make_step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tens
     return step
 
 
+def mean_nats(model: mb.TarFlow, x: Tensor) -> Tensor:
+    """Per dimension, as the authors' loss is."""
+    return model.forward_kld(x) / x[0].numel()
+
+
 def compare(
     side: int, patch: int, channels: int, blocks: int, layers: int, batch: int, reference: Any
 ) -> tuple[dict[str, Callable[[], Tensor]], dict[str, Any]]:
     torch.manual_seed(0)
     x = torch.rand(batch, 3, side, side) * 2 - 1
-    sizes = {"channels": channels, "num_blocks": blocks, "layers_per_block": layers}
-    steps = {}
-    start = mb.TarFlow((3, side, side), patch, **sizes)
+
+    def build(checkpointing: bool) -> mb.TarFlow:
+        return mb.TarFlow(
+            (3, side, side),
+            patch,
+            channels=channels,
+            num_blocks=blocks,
+            layers_per_block=layers,
+            checkpointing=checkpointing,
+        )
+
+    start = build(False)
     with torch.no_grad():
         for parameter in start.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
+    steps = {}
     for name, checkpointing in (("ours", False), ("ours, checkpointing", True)):
-        ours = mb.TarFlow((3, side, side), patch, **sizes, checkpointing=checkpointing)
+        ours = build(checkpointing)
         ours.load_state_dict(start.state_dict())
-        steps[name] = make_step(ours, lambda ours=ours: ours.forward_kld(x) / x[0].numel())
+        steps[name] = make_step(ours, partial(mean_nats, ours, x))
     if reference is not None:
         theirs = reference.Model(3, side, patch, channels, blocks, layers)
         theirs.load_state_dict(start.to_reference())

@@ -1,6 +1,7 @@
 """Transformers."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -132,18 +133,22 @@ class CausalTransformer(nn.Module):
             start: position of the first patch of `x`.
         """
         length = x.shape[1]
+        mask = None
+        if cache is not None and length > 1:
+            seen = torch.ones(length, start + length, dtype=torch.bool, device=x.device)
+            mask = seen.tril(start)
+        piece = _Piece(start, length, temperature, mask)
         # One matrix of all patches, or else each linear layer makes one.
         h = (self.initial(x) + offsets).flatten(0, 1)
         if cache is not None:
-            mask = _causal_mask(start, length, x.device)
             for layer, layer_cache in zip(self.layers, cache):
-                h = layer(h, length, temperature, layer_cache, start, mask)
+                h = layer(h, piece, layer_cache)
         elif self.checkpointing and torch.is_grad_enabled():
             for layer in self.layers:
-                h = checkpoint(layer, h, length, temperature, use_reentrant=False)
+                h = checkpoint(layer, h, piece, use_reentrant=False)
         else:
             for layer in self.layers:
-                h = layer(h, length, temperature)
+                h = layer(h, piece)
         return self.final(h).unflatten(0, (len(x), length))
 
     def make_cache(self, batch: int) -> Tensor:
@@ -157,15 +162,18 @@ class CausalTransformer(nn.Module):
         return self.positions.new_empty(shape)
 
 
-def _causal_mask(start: int, length: int, device: torch.device) -> Tensor | None:
-    """What patches `start` and following see of those up to the last; None if it is all."""
-    if length == 1:
-        return None
-    return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
+@dataclass(frozen=True)
+class _Piece:
+    """Patches `start` and on of each sequence, and how they see those up to themselves."""
+
+    start: int
+    length: int
+    temperature: Tensor | float
+    mask: Tensor | None
 
 
 class _Layer(nn.Module):
-    """On patches of all sequences in one matrix, `length` rows for each sequence."""
+    """On the patches of all sequences in one matrix, (batch * length, channels)."""
 
     def __init__(self, channels: int, head_dim: int, expansion: int) -> None:
         super().__init__()
@@ -177,16 +185,8 @@ class _Layer(nn.Module):
             nn.Linear(channels * expansion, channels),
         )
 
-    def forward(
-        self,
-        h: Tensor,
-        length: int,
-        temperature: Tensor | float,
-        cache: Tensor | None = None,
-        start: int = 0,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        h = h + self.attention(h, length, temperature, cache, start, mask)
+    def forward(self, h: Tensor, piece: _Piece, cache: Tensor | None = None) -> Tensor:
+        h = h + self.attention(h, piece, cache)
         return h + self.mlp(h)
 
 
@@ -199,25 +199,18 @@ class _Attention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
 
-    def forward(
-        self,
-        h: Tensor,
-        length: int,
-        temperature: Tensor | float,
-        cache: Tensor | None,
-        start: int,
-        mask: Tensor | None,
-    ) -> Tensor:
+    def forward(self, h: Tensor, piece: _Piece, cache: Tensor | None) -> Tensor:
+        start, length = piece.start, piece.length
         rows, channels = h.shape
         heads = (3, self.num_heads, channels // self.num_heads)
         qkv = self.qkv(self.norm(h)).view(rows // length, length, *heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind()
-        if isinstance(temperature, Tensor) or temperature != 1.0:
-            q = q / temperature
+        if isinstance(piece.temperature, Tensor) or piece.temperature != 1.0:
+            q = q / piece.temperature
         if cache is not None:
             cache.narrow(3, start, length).copy_(qkv[1:])
             k, v = cache.narrow(3, 0, start + length).unbind()
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=cache is None, scale=self.scale
+            q, k, v, attn_mask=piece.mask, is_causal=cache is None, scale=self.scale
         )
         return self.out(y.transpose(1, 2).reshape(h.shape))
