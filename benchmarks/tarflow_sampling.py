@@ -62,7 +62,7 @@ def compare(
     labels = torch.arange(batch) % ours.num_classes if ours.num_classes else None
     blocks = [flow for flow in ours.flows if isinstance(flow, TransformerAutoregressive)]
     sides: dict[str, Callable[[], Tensor]] = {
-        method: partial(ours, z, labels, method=method) for method in METHODS
+        method: partial(ours.forward, z, labels, method=method) for method in METHODS
     }
     if theirs is not None:
         sides["authors"] = lambda: theirs.reverse(z.clone(), labels)
