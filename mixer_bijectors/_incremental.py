@@ -186,7 +186,9 @@ def _same(x: Tensor) -> Tensor:
 
 def _masked_linear(layer: Any, inputs: _Units, outputs: _Units, batch: int) -> _Pieces:
     """Takes the inputs of each degree in turn, gives the outputs of the same degree."""
-    weight = (layer.weight * layer.mask)[outputs.order][:, inputs.order]
+    weight = layer.weight * layer.mask
+    # Several times as fast as indexing.
+    weight = weight.index_select(0, outputs.order).index_select(1, inputs.order)
     bias = layer.bias[outputs.order].unsqueeze(1)
     # Units as rows, which keeps those of a degree together in memory. Those not yet seen are
     # zeros, where weights are zeros too.
@@ -200,9 +202,11 @@ def _masked_linear(layer: Any, inputs: _Units, outputs: _Units, batch: int) -> _
         base = torch.addmm(bias[rows], weight[rows, :column], seen[:column])
         recent = seen[columns]
         for place, offset, factor in zip(
-            recent.split(widths), base.split(heights), weight[rows, columns].split(heights)
+            recent.t().split(widths, dim=1),
+            base.split(heights),
+            weight[rows, columns].split(heights),
         ):
-            place.copy_((yield piece).t())
+            place.copy_((yield piece))
             piece = torch.addmm(offset, factor, recent).t()
         row, column = rows.stop, columns.stop
     yield piece
@@ -219,10 +223,12 @@ def _linear(layer: nn.Linear, outputs: _Units, x: Tensor) -> _Pieces:
 
 def _batch_norm(layer: nn.BatchNorm1d, units: _Units) -> _Pieces:
     """Takes the units of each degree in turn, gives them normalised."""
-    parameters: Any = (layer.running_mean, layer.running_var, layer.weight, layer.bias)
+    mean: Any = layer.running_mean
+    var: Any = layer.running_var
+    scale = layer.weight / (var + layer.eps).sqrt()
     piece: Tensor = layer.weight
-    for mean, var, weight, bias in zip(
-        *(p[units.order].split(units.counts) for p in parameters)
-    ):
-        piece = F.batch_norm((yield piece), mean, var, weight, bias, eps=layer.eps)
+    # F.batch_norm refuses degrees without units.
+    parts = (p[units.order].split(units.counts) for p in (mean, scale, layer.bias))
+    for center, factor, offset in zip(*parts):
+        piece = torch.addcmul(offset, (yield piece) - center, factor)
     yield piece

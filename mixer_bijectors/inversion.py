@@ -69,7 +69,7 @@ class _Parallel(nn.Module):
             return call_flow(self.flow, y, context, inverse=direction == "inverse")
         _check_passes_agree(layer)
 
-        def of(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        def given(rows: Tensor) -> tuple[Tensor, Tensor | None]:
             if len(rows) == len(y):
                 return y, context
             if context is None or len(context) == 1:
@@ -77,9 +77,12 @@ class _Parallel(nn.Module):
             return y[rows], context[rows]
 
         def step(layer: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-            inputs, given = of(rows)
-            x, log_det = _next(layer, inputs, x, given)
+            y, context = given(rows)
+            x, log_det = _next(layer, y, x, context)
             return x.to(y.dtype), log_det.to(y.dtype)
+
+        def solve_rows(rows: Tensor) -> tuple[Tensor, ...]:
+            return solve_incrementally(layer, *given(rows), order)
 
         start = torch.zeros_like(y)
         inputs = [t for t in (y, context, *self.parameters()) if t is not None]
@@ -91,25 +94,19 @@ class _Parallel(nn.Module):
         finer = min(1.0, torch.finfo(y.dtype).eps / torch.finfo(torch.float32).eps)
         tol = self.tol * finer
         order = _order(layer, y.shape[1], y.device)
-
-        def solve_in_order(rows: Tensor) -> tuple[Tensor, ...]:
-            return solve_incrementally(layer, *of(rows), order)
-
         incremental = supports(layer)
-        with torch.no_grad():
-            if incremental and self.max_iter is None and _is_worth_it(layer, y):
-                (x, log_det), self.last_iterations = (
-                    solve_incrementally(layer, y, context, order),
-                    1,
-                )
-            else:
+        if incremental and self.max_iter is None and _outweighs_calls(layer, y):
+            x, log_det = solve_incrementally(layer, y, context, order)
+            self.last_iterations = 1
+        else:
+            with torch.no_grad():
                 (x, log_det), self.last_iterations = solve(
                     partial(step, _masked_once(layer)),
                     start,
                     order,
                     tol,
                     self.max_iter,
-                    solve_in_order if incremental else None,
+                    solve_rows if incremental else None,
                 )
         if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
             return differentiable(partial(step, layer), x, order, tol)
@@ -272,14 +269,14 @@ def _order(layer: Any, features: int, device: torch.device) -> Tensor:
     return last.degrees.view(features, -1)[:, 0].argsort()
 
 
-def _is_worth_it(layer: nn.Module, y: Tensor) -> bool:
-    """Whether to go feature by feature at once, by the arithmetic of each feature.
+def _outweighs_calls(layer: nn.Module, y: Tensor) -> bool:
+    """Whether the arithmetic for a feature takes longer than the calls for a feature.
 
-    Many passes waste arithmetic, many features waste calls. On a CPU, the calls of a feature
-    take as long as so many products in each of a dozen passes; on a GPU, ever longer.
+    Solving one feature after the other saves arithmetic, that of all passes but one, for as
+    many calls for each feature as a pass makes in all. On a GPU those take longer.
     """
     products = len(y) * sum(p.numel() for p in layer.parameters()) / y.shape[1]
-    return y.device.type == "cpu" and products >= 1 << 17
+    return y.device.type == "cpu" and products >= _WORTH_THE_CALLS
 
 
 def _check_passes_agree(layer: nn.Module) -> None:
@@ -313,3 +310,7 @@ def _masked_once(module: Any) -> Any:
 
 
 _MASKED = (normflows_made.MaskedLinear, nflows_made.MaskedLinear)
+
+# Multiplications that take as long as the calls of a pass over the dozen passes or more that
+# trained layers need, on one core.
+_WORTH_THE_CALLS = 1 << 17
