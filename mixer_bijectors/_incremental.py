@@ -46,8 +46,8 @@ _Piecewise = Callable[[Tensor], Tensor]
 _Pieces = Generator[Tensor, Tensor, None]
 
 
-def supports(layer: Any) -> bool:
-    """Whether all that is in a layer works on one feature, or one degree, as well."""
+def supports(layer: Any, features: int) -> bool:
+    """Whether all that is in a layer of so many features works on one of them as well."""
     if type(layer) is not Autoregressive and type(layer) not in _FOREIGN:
         return False
     # Circular splines have tails of their own for each feature.
@@ -55,7 +55,7 @@ def supports(layer: Any) -> bool:
     if isinstance(tails, list | tuple) or isinstance(bound, Tensor):
         return False
     net = _net(layer)
-    if type(net) not in _NETS:
+    if type(net) not in _NETS or net.initial_layer.in_features != features:
         return False
     preprocessing = getattr(net, "preprocessing", None)
     return isinstance(preprocessing, nn.Identity | None) and all(map(_is_known, net.modules()))

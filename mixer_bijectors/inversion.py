@@ -1,4 +1,4 @@
-"""The sequential direction of autoregressive layers, by fixed-point iteration."""
+"""The sequential direction of autoregressive layers: all features at once, or in one pass."""
 
 import copy
 import warnings
@@ -94,7 +94,7 @@ class _Parallel(nn.Module):
         finer = min(1.0, torch.finfo(y.dtype).eps / torch.finfo(torch.float32).eps)
         tol = self.tol * finer
         order = _order(layer, y.shape[1], y.device)
-        incremental = supports(layer)
+        incremental = supports(layer, y.shape[1])
         if incremental and self.max_iter is None and _outweighs_calls(layer, y):
             x, log_det = solve_incrementally(layer, y, context, order)
             self.last_iterations = 1
@@ -118,16 +118,26 @@ class _ParallelTransform(_Parallel, NflowsTransform):
 
 
 class ParallelInverse(_Parallel, Flow):
-    r"""Runs the sequential direction of an autoregressive layer in a few parallel passes.
+    r"""Runs the sequential direction of an autoregressive layer in one pass or a few.
 
     That direction solves :math:`x_i = f(y_i; \mathrm{net}_i(x_1, \ldots, x_{i - 1}))`, one
-    feature after the other. Here all features are updated at once,
-    :math:`x \leftarrow f(y; \mathrm{net}(x))`, until they no longer change: that is exact after
-    as many passes as there are features, since the first i are after i passes, and in practice
-    after some ten. Each pass ends with one look at the values on the host. Samples that have
-    converged are left out of the passes that follow, once an eighth of them have; those whose
-    values overflow on the way, or do not converge within `max_iter`, are solved feature by
-    feature. The other direction is that of the layer.
+    feature after the other, with a pass of the net for each. Here it is done in one of two
+    ways:
+
+    - Incrementally, on a CPU in batches large enough that arithmetic takes longer than calls
+      do, for nets that are a MADE: each feature, once known, settles some hidden units for
+      good, and all of them together cost one pass. That is exact, and takes the same time for
+      all weights.
+    - By iteration everywhere else, or if `max_iter` is given: all features are updated at once,
+      :math:`x \leftarrow f(y; \mathrm{net}(x))`, until they no longer change. That is exact
+      after as many passes as there are features, since the first i are after i passes, and in
+      practice after ten, or some dozens where the map is steep. Each pass ends with one look at
+      the values on the host. Samples that have converged are left out of the passes that
+      follow, once an eighth of them have; those whose values overflow on the way, or do not
+      converge within `max_iter`, are solved feature by feature, incrementally where the net is
+      a MADE.
+
+    The other direction is that of the layer.
 
     Gradients are those of the implicit function: memory does not grow with the number of
     passes. Second derivatives are not available.
@@ -139,15 +149,18 @@ class ParallelInverse(_Parallel, Flow):
         flow: `Autoregressive`; of normflows `MaskedAffineAutoregressive`,
             `AutoregressiveRationalQuadraticSpline` and its circular kin; or `from_nflows` of
             an `AutoregressiveTransform` of nflows.
-        tol: the change, relative to values above 1, at which a sample has converged; that is in
-            float32 and below, and as much smaller in float64 as that is more exact.
+        tol: the change, relative to values above 1, at which a sample has converged in the
+            iteration, and in that for gradients; that is in float32 and below, and as much
+            smaller in float64 as that is more exact.
         max_iter: number of passes before samples that have not converged are solved feature by
-            feature; by default the number of features. Where values cannot be looked at (on the
-            meta device, under torch.compile and torch.func), exactly that many passes run.
+            feature; by default the number of features. A number asks for the iteration. Where
+            values cannot be looked at (on the meta device, under torch.compile and torch.func),
+            exactly that many passes run.
 
     Attributes:
         last_iterations: passes that the last call in the sequential direction took, without
-            those of samples solved feature by feature.
+            samples that were left over and solved feature by feature; 1 if all of them were
+            solved incrementally.
 
     Shapes: those of the layer.
 

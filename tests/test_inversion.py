@@ -358,7 +358,16 @@ def with_a_net_of_ones_own():
     ],
 )
 def test_other_nets_are_iterated(make):
-    assert not supports(make())
+    layer = make()
+    assert not supports(layer, next(layer.parameters()).shape[1])
+
+
+@pytest.mark.usefixtures("incrementally")
+@pytest.mark.parametrize("features", [3, 6, 8])
+def test_inputs_of_the_wrong_width_are_refused(features):
+    fast = mb.accelerate_sampling(nf.flows.MaskedAffineAutoregressive(4, 8))
+    with pytest.raises(RuntimeError, match="shape"):
+        fast.inverse(torch.zeros(3, features))
 
 
 class TestGradients:
