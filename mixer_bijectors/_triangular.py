@@ -15,14 +15,20 @@ Step = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 
 def solve(
-    step: Step, start: Tensor, order: Tensor, tol: float, max_iter: int | None = None
+    step: Step,
+    start: Tensor,
+    order: Tensor,
+    tol: float,
+    max_iter: int | None = None,
+    solve_rows: Callable[[Tensor], tuple[Tensor, ...]] | None = None,
 ) -> tuple[tuple[Tensor, ...], int]:
     """The fixed point x = step(x), by iteration from `start`, and the number of passes.
 
     Entry `order[i]` of a step reads only entries `order[:i]`, so that i passes settle the first
     i entries whatever the others are. A row has converged when no entry changes by more than
     `tol` times its size, or times 1 if it is smaller. Rows that are not finite on the way, and
-    those left over after `max_iter` passes, are solved entry by entry.
+    those left over after `max_iter` passes, are solved entry by entry: by `solve_rows`, from
+    their numbers in the batch, or else with a step for each entry.
 
     Returns what the last pass of each row returned. One look at the host for each pass.
     """
@@ -54,7 +60,11 @@ def solve(
         # Sorted: as many rows as the batch has are the batch.
         rows = torch.cat(left_over).sort().values
         if len(rows):
-            results = _write(results, rows, _solve_in_order(step, start[rows], rows, order))
+            if solve_rows is None:
+                found = _solve_in_order(step, start[rows], rows, order)
+            else:
+                found = solve_rows(rows)
+            results = _write(results, rows, found)
     return results, passes
 
 

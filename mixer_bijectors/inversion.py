@@ -1,4 +1,4 @@
-"""The sequential direction of autoregressive layers, by fixed-point iteration."""
+"""The sequential direction of autoregressive layers: all features at once, or in one pass."""
 
 import copy
 import warnings
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._checks import check_input, is_concrete
+from ._incremental import solve_incrementally, supports
 from ._triangular import differentiable, solve, solve_unchecked
 from .autoregressive import Autoregressive
 from .flow import Flow, call_flow
@@ -68,14 +69,20 @@ class _Parallel(nn.Module):
             return call_flow(self.flow, y, context, inverse=direction == "inverse")
         _check_passes_agree(layer)
 
+        def given(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+            if len(rows) == len(y):
+                return y, context
+            if context is None or len(context) == 1:
+                return y[rows], context
+            return y[rows], context[rows]
+
         def step(layer: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-            whole = len(rows) == len(y)
-            inputs = y if whole else y[rows]
-            given = context
-            if context is not None and not whole and len(context) > 1:
-                given = context[rows]
-            x, log_det = _next(layer, inputs, x, given)
+            y, context = given(rows)
+            x, log_det = _next(layer, y, x, context)
             return x.to(y.dtype), log_det.to(y.dtype)
+
+        def solve_rows(rows: Tensor) -> tuple[Tensor, ...]:
+            return solve_incrementally(layer, *given(rows), order)
 
         start = torch.zeros_like(y)
         inputs = [t for t in (y, context, *self.parameters()) if t is not None]
@@ -87,10 +94,20 @@ class _Parallel(nn.Module):
         finer = min(1.0, torch.finfo(y.dtype).eps / torch.finfo(torch.float32).eps)
         tol = self.tol * finer
         order = _order(layer, y.shape[1], y.device)
-        with torch.no_grad():
-            (x, log_det), self.last_iterations = solve(
-                partial(step, _masked_once(layer)), start, order, tol, self.max_iter
-            )
+        incremental = supports(layer, y.shape[1])
+        if incremental and self.max_iter is None and _outweighs_calls(layer, y):
+            x, log_det = solve_incrementally(layer, y, context, order)
+            self.last_iterations = 1
+        else:
+            with torch.no_grad():
+                (x, log_det), self.last_iterations = solve(
+                    partial(step, _masked_once(layer)),
+                    start,
+                    order,
+                    tol,
+                    self.max_iter,
+                    solve_rows if incremental else None,
+                )
         if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
             return differentiable(partial(step, layer), x, order, tol)
         return x, log_det
@@ -101,16 +118,26 @@ class _ParallelTransform(_Parallel, NflowsTransform):
 
 
 class ParallelInverse(_Parallel, Flow):
-    r"""Runs the sequential direction of an autoregressive layer in a few parallel passes.
+    r"""Runs the sequential direction of an autoregressive layer in one pass or a few.
 
     That direction solves :math:`x_i = f(y_i; \mathrm{net}_i(x_1, \ldots, x_{i - 1}))`, one
-    feature after the other. Here all features are updated at once,
-    :math:`x \leftarrow f(y; \mathrm{net}(x))`, until they no longer change: that is exact after
-    as many passes as there are features, since the first i are after i passes, and in practice
-    after some ten. Each pass ends with one look at the values on the host. Samples that have
-    converged are left out of the passes that follow, once an eighth of them have; those whose
-    values overflow on the way, or do not converge within `max_iter`, are solved feature by
-    feature. The other direction is that of the layer.
+    feature after the other, with a pass of the net for each. Here it is done in one of two
+    ways:
+
+    - Incrementally, on a CPU in batches large enough that arithmetic takes longer than calls
+      do, for nets that are a MADE: each feature, once known, settles some hidden units for
+      good, and all of them together cost one pass. That is exact, and takes the same time for
+      all weights.
+    - By iteration everywhere else, or if `max_iter` is given: all features are updated at once,
+      :math:`x \leftarrow f(y; \mathrm{net}(x))`, until they no longer change. That is exact
+      after as many passes as there are features, since the first i are after i passes, and in
+      practice after ten, or some dozens where the map is steep. Each pass ends with one look at
+      the values on the host. Samples that have converged are left out of the passes that
+      follow, once an eighth of them have; those whose values overflow on the way, or do not
+      converge within `max_iter`, are solved feature by feature, incrementally where the net is
+      a MADE.
+
+    The other direction is that of the layer.
 
     Gradients are those of the implicit function: memory does not grow with the number of
     passes. Second derivatives are not available.
@@ -122,15 +149,18 @@ class ParallelInverse(_Parallel, Flow):
         flow: `Autoregressive`; of normflows `MaskedAffineAutoregressive`,
             `AutoregressiveRationalQuadraticSpline` and its circular kin; or `from_nflows` of
             an `AutoregressiveTransform` of nflows.
-        tol: the change, relative to values above 1, at which a sample has converged; that is in
-            float32 and below, and as much smaller in float64 as that is more exact.
+        tol: the change, relative to values above 1, at which a sample has converged in the
+            iteration, and in that for gradients; that is in float32 and below, and as much
+            smaller in float64 as that is more exact.
         max_iter: number of passes before samples that have not converged are solved feature by
-            feature; by default the number of features. Where values cannot be looked at (on the
-            meta device, under torch.compile and torch.func), exactly that many passes run.
+            feature; by default the number of features. A number asks for the iteration. Where
+            values cannot be looked at (on the meta device, under torch.compile and torch.func),
+            exactly that many passes run.
 
     Attributes:
         last_iterations: passes that the last call in the sequential direction took, without
-            those of samples solved feature by feature.
+            samples that were left over and solved feature by feature; 1 if all of them were
+            solved incrementally.
 
     Shapes: those of the layer.
 
@@ -252,6 +282,16 @@ def _order(layer: Any, features: int, device: torch.device) -> Tensor:
     return last.degrees.view(features, -1)[:, 0].argsort()
 
 
+def _outweighs_calls(layer: nn.Module, y: Tensor) -> bool:
+    """Whether the arithmetic for a feature takes longer than the calls for a feature.
+
+    Solving one feature after the other saves arithmetic, that of all passes but one, for as
+    many calls for each feature as a pass makes in all. On a GPU those take longer.
+    """
+    products = len(y) * sum(p.numel() for p in layer.parameters()) / y.shape[1]
+    return y.device.type == "cpu" and products >= _WORTH_THE_CALLS
+
+
 def _check_passes_agree(layer: nn.Module) -> None:
     """Refuse what makes each pass another function of its input."""
     for module in layer.modules() if layer.training else ():
@@ -283,3 +323,7 @@ def _masked_once(module: Any) -> Any:
 
 
 _MASKED = (normflows_made.MaskedLinear, nflows_made.MaskedLinear)
+
+# Multiplications that take as long as the calls of a pass over the dozen passes or more that
+# trained layers need, on one core.
+_WORTH_THE_CALLS = 1 << 17
