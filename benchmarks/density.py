@@ -3,7 +3,7 @@
 Photographs at 32 x 32 (see `mixer_bijectors.train.photos`), batches of 64 random crops,
 mirrored half of the time, for every row; one row after the other in one process, each trained
 for the same time by AdamW with warm-up, a cosine over that time and gradient clipping. The
-learning rate of each row is the best of three by validation bits per dimension after a short
+learning rate of each row is the best of four by validation bits per dimension after a short
 run, or where the full run then diverges, the next best. Test patches come from columns of the
 photographs that neither training nor validation touches.
 
@@ -89,7 +89,7 @@ def hybrid(num_layers: int, layers_per_block: int, channels: int, last: bool) ->
     return model
 
 
-LEARNING_RATES = (4e-3, 8e-3, 1.6e-2)
+LEARNING_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
 ROWS: dict[str, Callable[[], Any]] = {
     "Glow K 4, hidden 64": partial(Glow, 4, 64),
     "Glow K 4, hidden 128": partial(Glow, 4, 128),
@@ -223,8 +223,9 @@ def main() -> None:
         }
         for rate in sorted(tries, key=lambda rate: tries[rate]):
             results = [run(name, rate, arguments.budget, s, permute, "test") for s in seeds]
-            # A full run that ends above the short one has diverged.
-            if permute or max(result["test bits/dim"] for result in results) < tries[rate]:
+            # A full run that ends far above the short one has diverged.
+            worst = max(result["test bits/dim"] for result in results)
+            if permute or worst < tries[rate] + 0.2:
                 break
         return results
 

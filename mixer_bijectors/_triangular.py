@@ -93,7 +93,7 @@ def differentiable(step: Step, x: Tensor, order: Tensor, tol: float) -> tuple[Te
         if torch.is_grad_enabled():
             raise NotImplementedError(
                 "second derivatives through a direction that is solved by iteration are not "
-                "available; take them through the layer itself, or through its other direction"
+                "available; take them through the layer itself"
             )
 
         # Gradients are of any size, changes are measured on one of 1.

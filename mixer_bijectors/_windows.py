@@ -45,7 +45,6 @@ class _Window:
     def __init__(self, method: str, batch: int, num_patches: int, device: torch.device) -> None:
         cpu = device.type == "cpu"
         self.overhead = _OVERHEAD_ON_CPU if cpu else _OVERHEAD_ELSEWHERE
-        self.batch = batch
         self.cost = self.cost_one_by_one = 0
         self.may_give_up = method == "auto"
         self.size = min(max(5 * self.overhead // (2 * batch), 2), num_patches)
@@ -55,11 +54,11 @@ class _Window:
         if method == "sequential" or (method == "auto" and one_by_one <= windows):
             self.size = 1
 
-    def update(self, length: int, advance: int) -> None:
+    def update(self, batch: int, length: int, advance: int) -> None:
         """Give windows up for good once they have cost twice as much as one by one would."""
-        self.cost += self.overhead + self.batch * length
-        self.cost_one_by_one += advance * (self.overhead + self.batch)
-        allowed = _PASSES * (self.overhead + self.batch * self.size) + 2 * self.cost_one_by_one
+        self.cost += self.overhead + batch * length
+        self.cost_one_by_one += advance * (self.overhead + batch)
+        allowed = _PASSES * (self.overhead + batch * self.size) + 2 * self.cost_one_by_one
         if self.may_give_up and self.cost > allowed:
             self.size = 1
 
@@ -124,7 +123,7 @@ def sample_in_windows(
         broken = ~new[:, advance - 1 : advance].isfinite().all(2, keepdim=True)
         x[:, done + advance : end] = torch.where(broken, torch.nan, _tame(new[:, advance:]))
         done += advance
-        window.update(length, advance)
+        window.update(len(x), length, advance)
         # A few samples that are finished cost less than leaving them out.
         if done < num_patches and 8 * num_finished >= len(x):
             for result, values in zip(results, (x, log_scales)):

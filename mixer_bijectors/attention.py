@@ -1,5 +1,6 @@
 """The Transformer as an autoregressive layer on the mixer matrix."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -51,11 +52,11 @@ class Guidance:
     attention_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0:
+        if not 0 <= self.weight < math.inf:
             raise ValueError(f"Guidance: weight must not be negative, got {self.weight}")
         if self.guide not in GUIDES:
             raise ValueError(f"Guidance: guide must be one of {GUIDES}, got {self.guide!r}")
-        if not self.attention_temperature > 0:
+        if not 0 < self.attention_temperature < math.inf:
             raise ValueError(
                 "Guidance: attention_temperature must be positive, "
                 f"got {self.attention_temperature}"
@@ -103,7 +104,8 @@ class TransformerAutoregressive(Flow):
         ValueError: fewer than 2 patches; `channels` that heads do not divide; an input not of
             shape (batch, num_patches, features); a context that is missing or not of shape
             (batch, num_classes); an unknown method; guidance without anything to guide by.
-        NotImplementedError: second derivatives through `forward`.
+        NotImplementedError: second derivatives through `forward`; on CPUs also through
+            `inverse`, unless `torch.nn.attention.sdpa_kernel` chooses the kernel `MATH`.
 
     References:
         Zhai et al., Normalizing flows are capable generative models, 2024

@@ -47,8 +47,9 @@ def denoise(model: Any, x: Tensor, sigma: float, labels: Tensor | None = None) -
     check_input("denoise", x, "channels", "height", "width")
     if not sigma >= 0:
         raise ValueError(f"denoise: sigma must not be negative, got {sigma}")
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        log_prob = model.log_prob(x) if labels is None else model.log_prob(x, labels)
-        (score,) = torch.autograd.grad(log_prob.sum(), x)
-    return x.detach() + sigma**2 * score
+    # Trainers evaluate in inference mode, whose tensors take no gradients; copies do.
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        given = () if labels is None else (labels.clone(),)
+        (score,) = torch.autograd.grad(model.log_prob(x, *given).sum(), x)
+        return x.detach() + sigma**2 * score

@@ -13,6 +13,8 @@ from ..patches import Patchify
 
 __all__ = ["ImageFlow"]
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 class ImageFlow(nf.NormalizingFlow):
     """A normflows model of images whose latents are a mixer matrix, conditional or not.
@@ -96,7 +98,7 @@ class ImageFlow(nf.NormalizingFlow):
     ) -> tuple[Tensor, Tensor]:
         """Latents of the tempered base, and their log-densities."""
         base, name = self.q0, type(self).__name__
-        if not temperature > 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"{name}: temperature must be positive, got {temperature}")
         if type(base) is nf.distributions.DiagGaussian:
             shape = (num_samples, *base.loc.shape[1:])
@@ -142,9 +144,10 @@ class ImageFlow(nf.NormalizingFlow):
                 f"{name}: built with num_classes={self.num_classes} but called without labels; "
                 f"pass integer labels of shape ({batch},), -1 for no class in particular"
             )
-        if not isinstance(labels, Tensor) or labels.is_floating_point():
-            kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        if kind not in _INTEGERS:
             raise TypeError(f"{name}: expected a tensor of integer labels, got {kind}")
+        labels = labels.long()
         if labels.shape != x.shape[:1]:
             raise ValueError(
                 f"{name}: expected labels of shape ({batch},), got {tuple(labels.shape)}"

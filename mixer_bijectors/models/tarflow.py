@@ -16,6 +16,8 @@ from .mixerflow import MixerFlow
 
 __all__ = ["TarFlow"]
 
+_GAUSSIAN = nf.distributions.DiagGaussian
+
 
 class TarFlow(ImageFlow):
     r"""Density of images by Transformers that read the patches in opposite orders in turn.
@@ -38,23 +40,24 @@ class TarFlow(ImageFlow):
         head_dim: width of an attention head.
         expansion: width of the perceptrons' hidden layer, in multiples of `channels`.
         num_classes: number of classes; 0 makes an unconditional model.
-        volume_preserving: Transformers shift only, and the base learns a scale for each latent.
+        volume_preserving: Transformers shift only, and the base learns a scale for each latent,
+            with mean zero.
         checkpointing: in backpropagation, recompute each layer rather than keep what it
             computed: less memory for a third more time.
-        mixer: a `MixerFlow` of the same images, patches and classes, whose layers come between
-            the data and the Transformers.
+        mixer: a `MixerFlow` of the same images, patches and classes, without a base of its own,
+            whose layers come between the data and the Transformers.
 
     Shapes: images (batch, channels, height, width), by convention in [-1, 1), labels (batch,),
     latents (batch, num_patches, features), log-probabilities (batch,).
 
     Raises:
         TypeError: images that are not floating point or of higher precision than the model,
-            labels that are not a tensor of integers.
+            labels that are not a tensor of integers, a mixer that is not a `MixerFlow`.
         ValueError: an image not divisible into patches or with a single one; a count below 1;
-            `channels` that heads do not divide; a mixer of other images (on construction);
-            images of another shape; labels missing, out of range (looked at on the CPU only)
-            or given to an unconditional model; a temperature not positive; an unknown method;
-            guidance without anything to guide by.
+            `channels` that heads do not divide; a mixer of other images or with another base
+            (on construction); images of another shape; labels missing, out of range (looked at
+            on the CPU only) or given to an unconditional model; a temperature not positive; an
+            unknown method; guidance without anything to guide by.
 
     References:
         Zhai et al., Normalizing flows are capable generative models, 2024
@@ -108,6 +111,15 @@ class TarFlow(ImageFlow):
             block.net.checkpointing = checkpointing
         geometry: list[Flow] = [patchify]
         if mixer is not None:
+            if not isinstance(mixer, MixerFlow):
+                raise TypeError(
+                    f"TarFlow: mixer must be a MixerFlow, got {type(mixer).__name__}"
+                )
+            if type(mixer.q0) is not _GAUSSIAN or [*mixer.q0.parameters()]:
+                raise ValueError(
+                    "TarFlow: the mixer has a base of its own, which would be left out; build "
+                    "it without base"
+                )
             ours = (patchify.image_shape, patchify.patch_size, num_classes)
             theirs = (mixer.image_shape, mixer.patch_size, mixer.num_classes)
             if ours != theirs:
@@ -117,7 +129,8 @@ class TarFlow(ImageFlow):
                 )
             geometry = list(mixer.flows)
         latent_shape = (patchify.num_patches, patchify.features)
-        base = nf.distributions.DiagGaussian(latent_shape, trainable=volume_preserving)
+        base = _GAUSSIAN(latent_shape, trainable=volume_preserving)
+        base.loc.requires_grad_(False)
         # normflows lists flows from latent to data.
         super().__init__(base, [*blocks[::-1], *geometry], patchify, num_classes)
 
@@ -191,7 +204,8 @@ class TarFlow(ImageFlow):
         patchify = Patchify(self.image_shape, self.patch_size)
         states = [patchify(state)[0]]
         for flow in self.flows:
-            if isinstance(flow, TransformerAutoregressive):
+            # A compiled layer wraps the one that it was made of.
+            if isinstance(getattr(flow, "_orig_mod", flow), TransformerAutoregressive):
                 state, log_det = flow(state, context, method=method, guidance=guidance)
             else:
                 state, log_det = apply_flow(flow, state, context)
@@ -217,17 +231,24 @@ class TarFlow(ImageFlow):
                 read.
             image_shape: (channels, height, width).
             patch_size: side of the square patches in pixels, or (height, width).
-            head_dim: width of an attention head.
+            head_dim: width of an attention head, which the weights do not tell; 64 in all
+                models of the authors.
 
         Raises:
+            TypeError: what holds anything but tensors by name.
             ValueError: keys that are missing or unexpected; weights for images or patches of
-                another size.
+                another size, or of a shape that does not fit the others.
         """
-        loaded: Mapping[str, Tensor] = (
-            state_dict
-            if isinstance(state_dict, Mapping)
-            else torch.load(state_dict, map_location="cpu", weights_only=True)
-        )
+        loaded: Any = state_dict
+        if isinstance(state_dict, str | os.PathLike):
+            loaded = torch.load(state_dict, map_location="cpu", weights_only=True)
+        if not isinstance(loaded, Mapping) or not all(
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
+        ):
+            raise TypeError(
+                "TarFlow.from_reference: expected a state_dict, tensors by name, or the path "
+                "of one; hand over the entry that holds it if there are others beside"
+            )
         weights = {k: v for k, v in loaded.items() if not k.endswith(".attn_mask")}
         blocks = {int(k.split(".")[1]) for k in weights if _is_numbered(k, "blocks")}
         layers = {
@@ -250,8 +271,8 @@ class TarFlow(ImageFlow):
                 f"unexpected: {_list(unexpected)}"
             )
         patchify = Patchify(image_shape, patch_size)
-        num_patches, channels = weights["blocks.0.pos_embed"].shape
-        features = weights["blocks.0.proj_in.weight"].shape[1]
+        channels, features = weights["blocks.0.proj_in.weight"].shape[:2]
+        num_patches = len(weights["blocks.0.pos_embed"])
         if (num_patches, features) != (patchify.num_patches, patchify.features):
             raise ValueError(
                 f"TarFlow.from_reference: the weights are for {num_patches} patches of "
@@ -269,6 +290,15 @@ class TarFlow(ImageFlow):
             num_classes=len(weights["blocks.0.class_embed"]) if conditional else 0,
             volume_preserving=len(weights["blocks.0.proj_out.weight"]) == features,
         )
+        model.to(weights["blocks.0.proj_in.weight"].dtype)
+        wanted_shapes = {key: value.shape for key, value in model.to_reference().items()}
+        for key, value in weights.items():
+            if value.shape != wanted_shapes[key]:
+                raise ValueError(
+                    f"TarFlow.from_reference: {key} should have the shape "
+                    f"{tuple(wanted_shapes[key])} beside the other weights, got "
+                    f"{tuple(value.shape)}"
+                )
         state = {"q0.loc": model.q0.loc, "q0.log_scale": weights["var"].log().unsqueeze(0) / 2}
         for block, prefix, reverse in model._blocks():
             for theirs, ours in _names(num_layers, conditional).items():
@@ -278,26 +308,25 @@ class TarFlow(ImageFlow):
         return model
 
     def to_reference(self) -> dict[str, Tensor]:
-        """The weights under the names of the authors' code, see `from_reference`.
+        """Copies of the weights under the names of the authors' code, see `from_reference`.
+
+        That code builds models with heads of width 64, of square images and patches.
 
         Raises:
-            ValueError: the model has layers that are not in that code.
+            ValueError: the model has a mixer, which is not in that code.
         """
         state = self.state_dict()
-        var = (2 * state["q0.log_scale"][0]).exp()
-        mask = torch.ones(self.latent_shape[0], self.latent_shape[0], device=var.device).tril()
-        if len(self.flows) != len(self._blocks()) + 1 or bool(state["q0.loc"].any()):
-            raise ValueError(
-                "TarFlow.to_reference: the authors' code has neither a mixer nor a base with "
-                "another mean than zero"
-            )
-        weights = {"var": var}
+        num_patches = self.latent_shape[0]
+        if len(self.flows) != len(self._blocks()) + 1:
+            raise ValueError("TarFlow.to_reference: the authors' code has no mixer")
+        weights = {"var": (2 * state["q0.log_scale"][0]).exp()}
         for block, prefix, reverse in self._blocks():
             net: Any = self.flows[len(self._blocks()) - 1 - block].net
             names = _names(len(net.layers), bool(self.num_classes))
             for theirs, ours in names.items():
                 value = _convert(theirs, state[prefix + ours], reverse)
-                weights[f"blocks.{block}.{theirs}"] = value
+                weights[f"blocks.{block}.{theirs}"] = value.clone()
+            mask = weights["var"].new_ones(num_patches, num_patches).tril()
             weights[f"blocks.{block}.attn_mask"] = mask
         return weights
 

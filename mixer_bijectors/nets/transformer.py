@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .._checks import check_context
+
 __all__ = ["CausalTransformer"]
 
 
@@ -38,7 +40,8 @@ class CausalTransformer(nn.Module):
         (batch, patches, out_features) out.
 
     Raises:
-        ValueError: a count below 1, or `channels` that heads do not divide.
+        ValueError: a count below 1, or `channels` that heads do not divide; an input or a
+            context of another shape, or a context that is missing.
 
     References:
         Vaswani et al., Attention is all you need, 2017 (https://arxiv.org/abs/1706.03762)
@@ -70,6 +73,8 @@ class CausalTransformer(nn.Module):
             "num_layers": num_layers,
             "head_dim": head_dim,
             "expansion": expansion,
+            "in_features": in_features,
+            "out_features": out_features,
         }
         for name, size in sizes.items():
             if size < 1:
@@ -103,6 +108,16 @@ class CausalTransformer(nn.Module):
         temperature: Tensor | float = 1.0,
     ) -> Tensor:
         """Outputs for each patch, (batch, patches, out_features)."""
+        num_patches = len(self.positions)
+        features = self.initial.in_features
+        if x.dim() != 3 or x.shape[2] != features or x.shape[1] > num_patches:
+            raise ValueError(
+                f"CausalTransformer: expected shape (batch, up to {num_patches}, {features}), "
+                f"got {tuple(x.shape)}"
+            )
+        if self.context is not None:
+            context_features = len(self.context)
+            check_context("CausalTransformer", context, len(x), context_features)
         return self.read(x, self.offsets(context)[:, : x.shape[1]], temperature=temperature)
 
     def offsets(self, context: Tensor | None) -> Tensor:

@@ -71,7 +71,9 @@ class DensityEstimation(L.LightningModule):
         x, labels = self.prepare(batch)
         if self.label_dropout:
             labels = tuple(
-                y.masked_fill(torch.rand(y.shape, device=y.device) < self.label_dropout, -1)
+                y.long().masked_fill(
+                    torch.rand(y.shape, device=y.device) < self.label_dropout, -1
+                )
                 for y in labels
             )
         loss = bits_per_dim(self.flow.log_prob(x, *labels), x.shape[1:]).mean()
