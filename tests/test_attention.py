@@ -191,6 +191,39 @@ def test_steep_nets_are_solved_exactly_by_any_method(spread):
     assert ((x - want)[finite].abs() / scale).max() < 1e-3
 
 
+@pytest.mark.parametrize("guidance", [None, mb.Guidance(0.5)], ids=["plain", "guided"])
+def test_auto_takes_windows_for_one_image_of_many_patches(guidance):
+    layer = make(256, spread=0.03, num_classes=2, num_layers=1)
+    z, context = latents(layer, 1), weights(layer, 1)
+    want = layer(z, context, method="sequential", guidance=guidance)
+    assert layer.last_calls == 255
+    assert_close(layer(z, context, guidance=guidance), want, atol=1e-10, rtol=1e-10)
+    assert layer.last_calls < 120
+
+
+@pytest.mark.parametrize("guidance", [None, mb.Guidance(0.5, attention_temperature=2.0)])
+def test_samples_left_out_take_their_class_with_them(guidance, monkeypatch):
+    """Some samples settle sooner than others, and one breaks."""
+    layer = make(14, spread=0.1, num_classes=2, num_layers=1)
+    z, context = latents(layer, 6), weights(layer, 6)
+    z[::2] *= 0.01
+    z[5, 3] = torch.nan
+    layer.tol = 10.0  # of float32: 2e-8
+    batches = []
+    run = type(layer.net).read
+    monkeypatch.setattr(
+        type(layer.net),
+        "read",
+        lambda net, x, *args, **kwargs: batches.append(len(x)) or run(net, x, *args, **kwargs),
+    )
+    with torch.no_grad():
+        x, log_det = layer(z, context, method="parallel", guidance=guidance)
+    assert batches[-1] < batches[0] / 2, "no sample was left out"
+    want, want_log_det = layer(z, context, method="sequential", guidance=guidance)
+    assert_close(x, want, atol=1e-6, rtol=1e-6, equal_nan=True)
+    assert_close(log_det, want_log_det, atol=1e-6, rtol=1e-6, equal_nan=True)
+
+
 def test_float64_is_exact_to_its_own_precision():
     layer = make(60, spread=0.05)
     z = latents(layer, 2)
@@ -237,9 +270,13 @@ def test_checkpointing_changes_no_gradient():
         z, log_det = layer.inverse(x)
         return torch.autograd.grad(z.square().sum() - log_det.sum(), [*layer.parameters()])
 
+    calls = []
+    layer.net.layers[0].register_forward_pre_hook(lambda *_: calls.append(1))
     want = gradients()
+    assert len(calls) == 1
     layer.net.checkpointing = True
     assert_close(gradients(), want)
+    assert len(calls) == 3, "the layer was not computed again"
 
 
 def test_samples_can_be_trained_on():

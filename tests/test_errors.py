@@ -108,6 +108,37 @@ ERRORS = {
         ValueError,
         "these are not the weights of a TarFlow",
     ),
+    "checkpoint with others beside": (
+        lambda: mb.TarFlow.from_reference({"model": tarflow().to_reference()}, (3, 4, 4), 2),
+        TypeError,
+        "expected a state_dict, tensors by name, or the path of one; hand over the entry",
+    ),
+    "checkpoint of two sizes": (
+        lambda: reference(**{"blocks.1.proj_in.weight": torch.zeros(24, 12)}),
+        ValueError,
+        "blocks.1.proj_in.weight should have the shape (16, 12) beside the other weights, got "
+        "(24, 12)",
+    ),
+    "mixer of another kind": (
+        lambda: tarflow(mixer=tarflow()),
+        TypeError,
+        "TarFlow: mixer must be a MixerFlow, got TarFlow",
+    ),
+    "mixer with a base": (
+        lambda: tarflow(mixer=tiny(base=nf.distributions.DiagGaussian((4, 12)))),
+        ValueError,
+        "TarFlow: the mixer has a base of its own, which would be left out",
+    ),
+    "a transformer's patches": (
+        lambda: mb.nets.CausalTransformer(4, 3, 6)(torch.zeros(2, 5, 3)),
+        ValueError,
+        "CausalTransformer: expected shape (batch, up to 4, 3), got (2, 5, 3)",
+    ),
+    "a transformer's context": (
+        lambda: mb.nets.CausalTransformer(4, 3, 6, context_features=2)(torch.zeros(2, 4, 3)),
+        ValueError,
+        "CausalTransformer: built with context_features=2 but called without context",
+    ),
     "a generator for another base": (
         lambda: tiny(base=nf.distributions.GaussianMixture(2, 48)).sample(
             2, generator=torch.Generator()

@@ -203,12 +203,56 @@ def test_mixer_layers_come_between_data_and_transformers():
         model.to_reference()
 
 
-def test_works_as_a_model_of_normflows():
+def test_gives_what_the_same_flows_give_in_normflows():
     model = small()
-    assert isinstance(model, nf.NormalizingFlow)
+    plain = nf.NormalizingFlow(model.q0, list(model.flows))
     x = torch.rand(4, 1, 6, 8)
-    z, log_det = model.inverse_and_log_det(x)
-    assert_close(model.forward_kld(x), -(model.q0.log_prob(z) + log_det).mean())
+    assert_close(model.log_prob(x), plain.log_prob(x))
+    assert_close(model.forward_kld(x), plain.forward_kld(x))
+    z = torch.randn(3, 12, 4)
+    assert_close(model.forward_and_log_det(z), plain.forward_and_log_det(z))
+
+
+def test_a_hybrid_is_conditioned_as_a_whole():
+    model = mb.presets.attention_hybrid(
+        (1, 8, 8), 2, 2, channels=16, head_dim=8, hidden_features=8, num_classes=3
+    ).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.eval()
+    x, labels = torch.rand(4, 1, 8, 8).double(), torch.tensor([0, 1, 2, -1])
+    z, log_det = model.inverse_and_log_det(x, labels)
+    assert_close(model.forward_and_log_det(z, labels), (x, -log_det), atol=1e-9, rtol=1e-9)
+    guided, _ = model.sample(4, labels, guidance=1.0)
+    assert guided.shape == x.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_any_integers(dtype):
+    model = small(num_classes=3)
+    x, labels = torch.rand(3, 1, 6, 8), torch.tensor([0, 1, 2])
+    assert_close(model.log_prob(x, labels.to(dtype)), model.log_prob(x, labels))
+    with pytest.raises(TypeError, match="expected a tensor of integer labels"):
+        model.log_prob(x, labels.bool())
+
+
+def test_a_compiled_layer_is_guided_as_any():
+    model = small(num_classes=3)
+    z, labels = torch.randn(2, 12, 4), torch.tensor([0, 1])
+    want = model(z, labels, guidance=mb.Guidance(2.0))
+    assert not torch.allclose(want, model(z, labels), atol=1e-3)
+    model.flows[0] = torch.compile(model.flows[0], backend="eager")
+    assert_close(model(z, labels, guidance=mb.Guidance(2.0)), want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_reference_weights_keep_their_precision(dtype):
+    model = small().to(dtype)
+    again = mb.TarFlow.from_reference(model.to_reference(), (1, 6, 8), 2, head_dim=8)
+    assert {p.dtype for p in again.parameters()} == {dtype}
+    model.to_reference()["blocks.0.proj_in.weight"].zero_()
+    assert model.flows[-2].net.initial.weight.abs().sum() > 0, "it handed out the weights"
 
 
 def test_denoising_takes_gaussian_noise_off_a_gaussian():
@@ -228,6 +272,9 @@ def test_denoising_takes_gaussian_noise_off_a_gaussian():
     assert result.shape == images.shape and not result.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(mb.denoise(model, images, 0.0, torch.tensor([0, 2])), images)
+    with torch.inference_mode():  # as trainers evaluate
+        again = mb.denoise(model, images * 1.0, 0.1, torch.tensor([0, 2]))
+    assert_close(again, result)
 
 
 def test_safetensors_round_trip(tmp_path):
