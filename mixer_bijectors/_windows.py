@@ -34,7 +34,7 @@ class Work:
 
 # What a call of the net costs beside the patches that it reads, in patches: launching kernels
 # and reading weights. Measured on CPUs; for GPUs an estimate.
-_OVERHEAD_ON_CPU, _OVERHEAD_ELSEWHERE = 24, 2000
+_OVERHEAD_ON_CPU, _OVERHEAD_ELSEWHERE = 32, 2000
 # Passes until a patch settles, measured on trained models with windows of any size.
 _PASSES = 12
 
@@ -47,7 +47,9 @@ class _Window:
         self.overhead = _OVERHEAD_ON_CPU if cpu else _OVERHEAD_ELSEWHERE
         self.cost = self.cost_one_by_one = 0
         self.may_give_up = method == "auto"
-        self.size = min(max(5 * self.overhead // (2 * batch), 2), num_patches)
+        # What was fastest for one image, of 256 and of 1024 patches.
+        self.size = max(2 * self.overhead // batch, num_patches // (4 * batch), 2)
+        self.size = min(self.size, num_patches)
         one_by_one = num_patches * (self.overhead + batch)
         passes = _PASSES * (1 + num_patches / (_PASSES + self.size))
         windows = passes * (self.overhead + batch * self.size)
@@ -55,10 +57,14 @@ class _Window:
             self.size = 1
 
     def update(self, batch: int, length: int, advance: int) -> None:
-        """Give windows up for good once they have cost twice as much as one by one would."""
+        """Give windows up for good once they have cost thrice as much as one by one would.
+
+        Not at once, since the first patches take their time to settle.
+        """
         self.cost += self.overhead + batch * length
         self.cost_one_by_one += advance * (self.overhead + batch)
-        allowed = _PASSES * (self.overhead + batch * self.size) + 2 * self.cost_one_by_one
+        first = 2 * _PASSES * (self.overhead + batch * self.size)
+        allowed = first + 3 * self.cost_one_by_one
         if self.may_give_up and self.cost > allowed:
             self.size = 1
 

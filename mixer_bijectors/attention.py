@@ -150,7 +150,7 @@ class TransformerAutoregressive(Flow):
         self.context_features = num_classes
         self.reverse = reverse
         self.volume_preserving = volume_preserving
-        self.tol = 1e-6
+        self.tol = 1e-5
         self.last_calls: int | None = None
         self.last_passes: float | None = None
         self.net = CausalTransformer(
