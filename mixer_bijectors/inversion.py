@@ -239,7 +239,7 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
     model = visit(model)
     if not wrapped:
         warnings.warn(
-            f"accelerate_sampling: {type(model).__name__} holds no layer to wrap "
+            f"accelerate_sampling: {type(model).__name__} holds no autoregressive layer to wrap "
             "(TransformerAutoregressive samples in parallel by itself)",
             stacklevel=2,
         )
