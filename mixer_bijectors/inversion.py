@@ -239,8 +239,8 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
     model = visit(model)
     if not wrapped:
         warnings.warn(
-            f"accelerate_sampling: {type(model).__name__} holds no autoregressive layer to wrap "
-            "(TransformerAutoregressive samples in parallel by itself)",
+            f"accelerate_sampling: {type(model).__name__} holds no autoregressive layer "
+            "to wrap (TransformerAutoregressive samples in parallel by itself)",
             stacklevel=2,
         )
     return model
