@@ -169,7 +169,9 @@ class TarFlow(ImageFlow):
         guide_by = Guidance(guidance, guide, annealed, attention_temperature)
         x, log_det, states = self._run(z, labels, method, guide_by)
         if trace:
-            return x, log_prob - log_det, states
+            patchify = Patchify(self.image_shape, self.patch_size)
+            images = [s if s.dim() == 4 else patchify.forward(s)[0] for s in states]
+            return x, log_prob - log_det, images
         return x, log_prob - log_det
 
     def forward(
@@ -198,11 +200,10 @@ class TarFlow(ImageFlow):
     def _run(
         self, z: Tensor, labels: Tensor | None, method: str, guidance: Guidance | None
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Images, log_det, and as images the latents and what comes out of each flow."""
+        """Images, log_det, and the latents with what comes out of each flow."""
         state, context = self._read_latents(z, labels)
         total = z.new_zeros(len(z))
-        patchify = Patchify(self.image_shape, self.patch_size)
-        states = [patchify(state)[0]]
+        states = [state]
         for flow in self.flows:
             # A compiled layer wraps the one that it was made of.
             if isinstance(getattr(flow, "_orig_mod", flow), TransformerAutoregressive):
@@ -210,7 +211,7 @@ class TarFlow(ImageFlow):
             else:
                 state, log_det = apply_flow(flow, state, context)
             total = total + log_det
-            states.append(state if state.dim() == 4 else patchify(state)[0])
+            states.append(state)
         return state, total, states
 
     @classmethod
