@@ -79,9 +79,9 @@ def main() -> None:
     parser.add_argument("--picture", help="write samples of each guidance to this file")
     arguments = parser.parse_args()
 
-    data = Digits()
-    train_x, train_labels = data.splits["train"].tensors
-    test_x, test_labels = data.splits["test"].tensors
+    splits: Any = Digits.splits()
+    train_x, train_labels = splits["train"].images, splits["train"].labels
+    test_x, test_labels = splits["test"].images, splits["test"].labels
     as_float = {"train": add_noise(train_x, 0.0), "test": add_noise(test_x, 0.0)}
     classifier = SVC().fit(as_float["train"].flatten(1).numpy(), train_labels.numpy())
     right = classifier.predict(as_float["test"].flatten(1).numpy()) == test_labels.numpy()

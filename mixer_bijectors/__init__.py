@@ -14,7 +14,7 @@ from .inversion import ParallelInverse, accelerate_sampling
 from .kan import KANLayer
 from .linear import LULinear
 from .mixing import ChannelMixing, PatchMixing, PixelMixing
-from .models import MixerFlow, TarFlow
+from .models import HybridClassifier, MixerFlow, TarFlow
 from .patches import CyclicShift, Patchify, Shift
 from .testing import check_bijection
 from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic
@@ -33,6 +33,7 @@ __all__ = [
     "CyclicShift",
     "Elementwise",
     "Guidance",
+    "HybridClassifier",
     "KANLayer",
     "LULinear",
     "MixerFlow",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
+from random import Random
 
 import lightning as L
 import normflows as nf
@@ -16,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 import mixer_bijectors as mb
-from mixer_bijectors.train import DensityEstimation, Digits, Pictures
+from mixer_bijectors.train import DensityEstimation, Digits, MNIST5k, Pictures
 from mixer_bijectors.train import photos as photographs
 
 CONFIG = files("mixer_bijectors.train") / "configs" / "photos.yaml"
@@ -39,12 +40,17 @@ def test_ten_photographs_are_in_the_wheels(photos):
     assert all(photo.float().std() > 10 for photo in photos)
 
 
+def draw(crops):
+    """Crops as training draws them."""
+    return [crops.read(index, Random(index))[0] for index in range(len(crops))]
+
+
 def test_training_crops_never_touch_another_split():
     size = 8
     widths = [40, 95, 160, 163]
     stripes = [striped(width) for width in widths]
     crops = photographs.Crops(stripes, size, length=3000)
-    touched = torch.cat([crops[index].unique() for index in range(len(crops))]).unique()
+    touched = torch.cat([crop.unique() for crop in draw(crops)]).unique()
     splits = {photographs.column_split(int(column)) for column in touched}
     assert splits == {"train"}
     # and they reach every column of training that is whole
@@ -78,8 +84,8 @@ def test_splits_are_disjoint_and_whole():
 def test_crops_come_from_everywhere_and_are_mirrored():
     ramp = torch.arange(64, dtype=torch.uint8).expand(3, 40, 64).contiguous()
     crops = photographs.Crops([ramp, ramp[:, :20]], 8, length=500)
-    lefts = {int(crops[i].min()) for i in range(len(crops))}
-    mirrored = [bool(crops[i][0, 0, 0] > crops[i][0, 0, -1]) for i in range(len(crops))]
+    lefts = {int(crop.min()) for crop in draw(crops)}
+    mirrored = [bool(crop[0, 0, 0] > crop[0, 0, -1]) for crop in draw(crops)]
     assert lefts == set(photographs.crop_positions(64, 8))
     assert 0.4 < sum(mirrored) / len(mirrored) < 0.6
 
@@ -91,10 +97,7 @@ def test_crops_too_large_for_every_photo():
 
 def test_seeded_crops_repeat(photos):
     crops = photographs.Crops(photos, 32, length=5)
-    torch.manual_seed(7)
-    first = torch.stack([crops[i] for i in range(5)])
-    torch.manual_seed(7)
-    assert torch.equal(first, torch.stack([crops[i] for i in range(5)]))
+    assert torch.equal(torch.stack(draw(crops)), torch.stack(draw(crops)))
 
 
 def command(*arguments):
@@ -149,8 +152,10 @@ def test_fit_writes_everything_and_resumes(tmp_path):
 
     resumed = command("fit", *options, "--trainer.max_steps", 9, "--ckpt_path", last)
     assert resumed.returncode == 0, resumed.stderr
-    checkpoint = tmp_path / "version_1" / "checkpoints" / "last.ckpt"
-    assert torch.load(checkpoint, weights_only=True)["global_step"] == 9
+    assert torch.load(last, weights_only=True)["global_step"] == 9, "in the same folder"
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len([r for r in rows if r["val/bits_per_dim"]]) == 3, "the log goes on"
 
 
 LARGE = {
@@ -198,17 +203,23 @@ def test_the_small_presets_of_tarflow_fit(name, tmp_path):
 
 
 def test_digits_are_split_into_disjoint_parts():
-    data = Digits(batch_size=50)
-    parts = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
-    assert [len(part.dataset) for part in parts] == [1258, 180, 359]
-    images, labels = zip(*(part.dataset.tensors for part in parts))
-    images, labels = torch.cat(images), torch.cat(labels)
+    parts = [Digits.splits()[split] for split in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [1258, 180, 359]
+    images = torch.cat([part.images for part in parts])
+    labels = torch.cat([part.labels for part in parts])
     assert images.dtype == torch.uint8 and images.max() == 255
     assert torch.bincount(labels).tolist() == torch.bincount(_digits()[1]).tolist()
     whole = {tuple(image.flatten().tolist()) for image in images}
     assert len(whole) == len({tuple(image.flatten().tolist()) for image in _digits()[0]})
-    again = Digits().splits["test"].tensors[0]
-    assert torch.equal(again, parts[2].dataset.tensors[0])
+    assert torch.equal(Digits.splits()["test"].images, parts[2].images)
+
+
+def test_mnist5k_is_split_into_disjoint_parts():
+    parts = [MNIST5k.splits()[split] for split in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [3500, 500, 1000]
+    images = torch.cat([part.images for part in parts])
+    assert images.shape == (5000, 1, 28, 28) and images.max() == 255
+    assert torch.bincount(torch.cat([part.labels for part in parts])).tolist() == [500] * 10
 
 
 def _digits():

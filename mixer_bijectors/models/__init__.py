@@ -1,7 +1,8 @@
 """Models of images."""
 
+from .hybrid import HybridClassifier
 from .image_flow import ImageFlow
 from .mixerflow import MixerFlow
 from .tarflow import TarFlow
 
-__all__ = ["ImageFlow", "MixerFlow", "TarFlow"]
+__all__ = ["HybridClassifier", "ImageFlow", "MixerFlow", "TarFlow"]

@@ -2,32 +2,49 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from random import Random
 from typing import Any
 
 import lightning as L
 import normflows as nf
 import torch
-from torch import Tensor
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
+from ..actnorm import ActNorm
 from ..images import add_noise, bits_per_dim, dequantize
+from ..models import HybridClassifier
+from .batches import Batch, run_seed, seed_generators
+from .data import ImageDataModule
+from .errors import DataError, RunError
+from .metrics import MeanOverImages
+from .sharding import shard
 
-__all__ = ["Batch", "DensityEstimation"]
+__all__ = ["Batches", "DensityEstimation"]
 
-# 8-bit images, or 8-bit images and labels
-Batch = Tensor | Sequence[Tensor]
+# What a data module may hand over: 8-bit images, images and labels, more, or what went wrong.
+Batches = Tensor | Sequence[Tensor] | Batch | DataError
 _FIRST = 16
+_SPLITS = ("val", "test")
 
 
 class DensityEstimation(L.LightningModule):
     """Maximum likelihood of 8-bit images, by AdamW with warm-up and a cosine to zero.
 
-    Batches are uint8 images of shape (batch, channels, height, width), or pairs of images and
-    labels of shape (batch,) for a class-conditional flow.
+    Batches are those of our data modules, or uint8 images of shape (batch, channels, height,
+    width), or pairs of images and labels of shape (batch,). Labels go to flows that are
+    class-conditional and to classifiers, and are not looked at otherwise.
 
     Logs bits per dimension of each split, and in validation and test the reconstruction error:
     the largest difference, on the scale of [-1, 1), between the first images of the split and
     what comes back from their latents. With Gaussian noise the bits are those of noisy images,
-    to be compared among runs with the same noise alone.
+    to be compared among runs with the same noise alone. A `HybridClassifier` is trained by its
+    own loss, and its accuracy and expected calibration error are logged beside the bits.
+
+    All random numbers depend on the seed, the step and the images alone: a run that is resumed
+    from a checkpoint does what it would have done.
 
     Args:
         flow: the model, over images in [-1, 1).
@@ -40,17 +57,19 @@ class DensityEstimation(L.LightningModule):
             likelihoods.
         label_dropout: share of training labels that are replaced by -1, no class in
             particular, as guidance needs.
+        compile: run the density through `torch.compile`.
     """
 
     def __init__(
         self,
-        flow: nf.NormalizingFlow,
+        flow: nf.NormalizingFlow | HybridClassifier,
         learning_rate: float = 4e-3,
         warmup_steps: int = 50,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
         noise: float = 0.0,
         label_dropout: float = 0.0,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if not noise >= 0:
@@ -66,54 +85,185 @@ class DensityEstimation(L.LightningModule):
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.weight_decay = weight_decay
+        self._is_initialized = self._is_sharded = False
+        self.is_classifier = isinstance(flow, HybridClassifier)
+        self.is_conditional = bool(
+            getattr(flow, "class_cond", False)
+            or (getattr(flow, "num_classes", 0) and not self.is_classifier)
+        )
+        self.metrics = nn.ModuleDict({f"{split}_split": self._metrics() for split in _SPLITS})
+        self.compile_density = compile
+        self._compiled = torch.compile(self._eager) if compile else None
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x, labels = self.prepare(batch)
-        if self.label_dropout:
-            labels = tuple(
-                y.long().masked_fill(
-                    torch.rand(y.shape, device=y.device) < self.label_dropout, -1
+    def _eager(self, x: Tensor, *labels: Tensor) -> Any:
+        """Log-densities, and logits of a classifier."""
+        return self.flow(x) if self.is_classifier else self.flow.log_prob(x, *labels)
+
+    def _run(self, x: Tensor, *labels: Tensor) -> Any:
+        return (self._compiled or self._eager)(x, *labels)
+
+    @property
+    def density(self) -> Any:
+        """The model of images alone, without a classifier."""
+        return self.flow.flow if self.is_classifier else self.flow
+
+    def _metrics(self) -> nn.ModuleDict:
+        metrics: dict[str, nn.Module] = {"bits_per_dim": MeanOverImages()}
+        if self.is_classifier:
+            classes = self.flow.num_classes
+            metrics["accuracy"] = MulticlassAccuracy(classes, average="micro")
+            metrics["calibration_error"] = MulticlassCalibrationError(classes)
+        return nn.ModuleDict(metrics)
+
+    @property
+    def num_labels(self) -> int:
+        """How many classes labels may name; 0 if labels are not looked at."""
+        return self.flow.num_classes if self.is_conditional or self.is_classifier else 0
+
+    def setup(self, stage: str) -> None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if isinstance(datamodule, ImageDataModule):
+            datamodule.num_classes = self.num_labels
+        for callback in self._callbacks():
+            if isinstance(callback, WeightAveraging) and callback._use_buffers:
+                # The average of an index is no index: shifted layers would read wrong pixels.
+                raise RunError(
+                    f"{type(callback).__name__}: set use_buffers to false, since buffers of "
+                    "these models are not to be averaged"
                 )
-                for y in labels
-            )
-        loss = bits_per_dim(self.flow.log_prob(x, *labels), x.shape[1:]).mean()
-        self.log("train/bits_per_dim", loss, prog_bar=True)
-        return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        # What keeps the residual flows of normflows invertible; nothing for other models.
+    def _callbacks(self) -> list[L.Callback]:
+        return getattr(self.trainer, "callbacks", [])
+
+    def configure_model(self) -> None:
+        mesh = self.device_mesh
+        if mesh is None or self._is_sharded:
+            return
+        averaging = [c for c in self._callbacks() if isinstance(c, WeightAveraging)]
+        if averaging:
+            raise RunError(
+                f"{type(averaging[0]).__name__} cannot average a model that is sharded; leave "
+                "it out, or use the strategy ddp"
+            )
+        if any(isinstance(m, (ActNorm, nf.flows.ActNorm)) for m in self.flow.modules()):
+            loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+            x, labels = self.prepare(next(iter(loader)))
+            with torch.no_grad():
+                self.density.log_prob(x, *labels)
+        shard(self.flow, mesh["data_parallel"])
+        self._is_sharded = True
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Whatever draws from the global generator does so as in a run that was never cut off.
+        rank = self.trainer.global_rank
+        seed_generators(run_seed(), self.current_epoch, batch_idx, rank)
+        if self.compile_density and not self._is_initialized:
+            # ActNorm takes its first batch here, outside of the compiled graph.
+            x, labels = self.prepare(batch)
+            with torch.no_grad():
+                self.flow.log_prob(x, *labels)
+        self._is_initialized = True
+
+    def training_step(self, batch: Batches, batch_idx: int) -> Tensor:
+        batch = as_batch(batch)
+        x, labels = self.prepare(batch)
+        options: dict[str, Any] = {
+            "batch_size": len(x),
+            "sync_dist": True,
+            "prog_bar": True,
+        }
+        if self.is_classifier:
+            log_prob, logits = self._run(x)
+            given = self._given_labels(batch)
+            loss = self.flow.combine(log_prob, logits, given)
+            right = (logits.argmax(1) == given).float()
+            self.log("train/accuracy", right.mean(), **options)
+        else:
+            log_prob = self._run(x, *(self._drop(y, batch.seeds) for y in labels))
+            loss = None
+        bits = bits_per_dim(log_prob, x.shape[1:]).mean()
+        self.log("train/bits_per_dim", bits, **options)
+        return bits if loss is None else loss
+
+    def _given_labels(self, batch: Batch) -> Tensor:
+        if batch.labels is None:
+            raise RunError("a classifier needs labels, and the images have none")
+        return batch.labels
+
+    def _drop(self, labels: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Labels, some of them replaced by -1."""
+        if not self.label_dropout:
+            return labels
+        if seeds:
+            draws = torch.tensor([Random(f"label {seed}").random() for seed in seeds])
+            draws = draws.to(labels.device, non_blocking=True)
+        else:
+            draws = torch.rand(labels.shape, device=labels.device)
+        return labels.masked_fill(draws < self.label_dropout, -1)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # What keeps the residual flows of normflows invertible; nothing for other models. Here,
+        # as a checkpoint may be written right after the step.
         nf.utils.update_lipschitz(self.flow, 5)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, _: int = 0) -> None:
+        seed_generators(batch_idx)
+
+    def on_test_batch_start(self, batch: Any, batch_idx: int, _: int = 0) -> None:
+        seed_generators(batch_idx)
+
+    def validation_step(self, batch: Batches, batch_idx: int) -> None:
         self._evaluate("val", batch, batch_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batches, batch_idx: int) -> None:
         self._evaluate("test", batch, batch_idx)
 
-    def _evaluate(self, split: str, batch: Batch, batch_idx: int) -> None:
-        # The same noise every time, so that epochs and models compare on the same numbers.
-        generator = torch.Generator(self.device).manual_seed(batch_idx)
-        x, labels = self.prepare(batch, generator)
-        z, log_det = self.flow.inverse_and_log_det(x, *labels)
-        bits = bits_per_dim(self.flow.q0.log_prob(z) + log_det, x.shape[1:])
-        options: dict[str, Any] = {"batch_size": len(x), "sync_dist": True}
-        self.log(f"{split}/bits_per_dim", bits.mean(), prog_bar=True, **options)
-        if batch_idx == 0:  # the way back of autoregressive models takes its time
-            back = self.flow(z[:_FIRST], *(y[:_FIRST] for y in labels))
-            error = (back - x[:_FIRST]).abs().max()
-            self.log(f"{split}/reconstruction_error", error, reduce_fx="max", **options)
-
-    def prepare(
-        self, batch: Batch, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Images in [-1, 1), and the labels if there are any."""
-        images, *labels = [batch] if isinstance(batch, Tensor) else batch
-        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        if self.noise:
-            x = add_noise(images, self.noise, dtype=dtype, generator=generator)
+    def _evaluate(self, split: str, batch: Batches, batch_idx: int) -> None:
+        batch = as_batch(batch)
+        x, labels = self.prepare(batch)
+        metrics: Any = self.metrics[f"{split}_split"]
+        kept = batch.kept if any(batch.padding) else slice(None)
+        if self.is_classifier:
+            log_prob, logits = self._run(x)
+            for name in ("accuracy", "calibration_error"):
+                metrics[name].update(logits[kept], self._given_labels(batch)[kept])
         else:
-            x = dequantize(images, dtype=dtype, generator=generator)
-        return x, tuple(labels)
+            log_prob = self._run(x, *labels)
+        metrics["bits_per_dim"].update(bits_per_dim(log_prob, x.shape[1:])[kept])
+        for name, metric in metrics.items():
+            self.log(f"{split}/{name}", metric, prog_bar=True, batch_size=len(x))
+        if batch_idx == 0:  # the way back of autoregressive models takes its time
+            x, labels = x[:_FIRST], tuple(y[:_FIRST] for y in labels)
+            z, _ = self.density.inverse_and_log_det(x, *labels)
+            error = (self.density(z, *labels) - x).abs().max()
+            self.log(
+                f"{split}/reconstruction_error",
+                error,
+                reduce_fx="max",
+                sync_dist=True,
+                batch_size=len(x),
+            )
+
+    def prepare(self, batch: Batches) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Images in [-1, 1), and the labels if the flow takes them."""
+        batch = as_batch(batch)
+        images = batch.images
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        scale = partial(add_noise, sigma=self.noise) if self.noise else dequantize
+        if batch.seeds:
+            generator = torch.Generator(images.device)
+            x = torch.cat(
+                [
+                    scale(image, dtype=dtype, generator=generator.manual_seed(seed))
+                    for image, seed in zip(images.split(1), batch.seeds)
+                ]
+            )
+        else:
+            x = scale(images, dtype=dtype)
+        if not self.is_conditional or batch.labels is None:
+            return x, ()
+        return x, (batch.labels.long(),)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
@@ -133,3 +283,14 @@ class DensityEstimation(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def as_batch(batch: Batches) -> Batch:
+    """A batch of any data module as one of ours; raises what went wrong in reading it."""
+    if isinstance(batch, DataError):
+        raise batch
+    if isinstance(batch, Batch):
+        return batch
+    if isinstance(batch, Tensor):
+        return Batch(batch)
+    return Batch(batch[0], batch[1] if len(batch) > 1 else None)

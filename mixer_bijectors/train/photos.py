@@ -4,13 +4,15 @@ A photo is divided into columns as wide as a patch. Every fifth column is for te
 the others every tenth for validation; training crops come from what is left.
 """
 
+from bisect import bisect_right
 from importlib.resources import files
+from itertools import accumulate
+from random import Random
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 __all__ = ["Crops", "crop_positions", "grid_patches", "load_photos"]
 
@@ -68,30 +70,32 @@ def crop_positions(width: int, size: int) -> list[int]:
     ]
 
 
-class Crops(Dataset[Tensor]):
+class Crops:
     """Random training crops, half of them mirrored; all positions of all photos are as likely.
 
     Args:
         photos: the photographs, uint8 of shape (3, height, width).
         size: side of the crops in pixels.
-        length: number of crops in an epoch; each access draws a new one.
+        length: number of crops in an epoch.
 
     Example:
         >>> crops = Crops(load_photos(), size=32, length=1000)
-        >>> crops[0].shape
+        >>> crop, label = crops.read(0, Random(0))
+        >>> crop.shape
         torch.Size([3, 32, 32])
     """
 
     def __init__(self, photos: list[Tensor], size: int, length: int) -> None:
         self.photos = photos
         self.size = size
+        self.image_shape = (3, size, size)
         self.length = length
         self.lefts = [crop_positions(photo.shape[2], size) for photo in photos]
         counts = [
             len(lefts) * max(photo.shape[1] - size + 1, 0)
             for photo, lefts in zip(photos, self.lefts)
         ]
-        self.ends = torch.tensor(counts).cumsum(0)
+        self.ends = list(accumulate(counts))
         if not self.ends[-1]:
             raise ValueError(
                 f"Crops: no photo is large enough for crops of {size} x {size} pixels"
@@ -100,11 +104,16 @@ class Crops(Dataset[Tensor]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Tensor:
-        position = torch.randint(int(self.ends[-1]), ())
-        photo = int(torch.searchsorted(self.ends, position, right=True))
-        offset = int(self.ends[photo] - position) - 1
+    def read(self, index: int, rng: Random | None) -> tuple[Tensor, None]:
+        """A new crop for each state of `rng`, which picks it; `index` does not."""
+        rng = rng or Random(index)
+        position = rng.randrange(self.ends[-1])
+        photo = bisect_right(self.ends, position)
+        offset = self.ends[photo] - position - 1
         top, which = divmod(offset, len(self.lefts[photo]))
         left = self.lefts[photo][which]
         crop = self.photos[photo][:, top : top + self.size, left : left + self.size]
-        return crop.flip(2) if torch.rand(()) < 0.5 else crop
+        return (crop.flip(2) if rng.random() < 0.5 else crop), None
+
+    def name(self, index: int) -> str:
+        return f"crop {index}"

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import normflows as nf
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch import Tensor
 from ..denoising import denoise
 from ..images import make_grid, save_grid
 from ..models import ImageFlow
+from .errors import RunError
+from .files import make_folder, replacing
+from .sharding import Sharded
 
 __all__ = ["Pictures"]
 
@@ -32,7 +36,10 @@ class Pictures(L.Callback):
         options: what else samples are drawn with, such as the `guidance` of a TarFlow.
 
     Samples of a class-conditional model are of all classes in turn. Those of a model of noisy
-    images are denoised.
+    images are denoised. With averaged weights, samples are of these.
+
+    Raises:
+        RunError: at the start of a fit, if a callback that averages weights comes first.
     """
 
     def __init__(
@@ -47,38 +54,55 @@ class Pictures(L.Callback):
         self.num_samples = num_samples
         self.options = {"temperature": temperature} | (options or {})
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if callback is self:
+                return
+            if isinstance(callback, WeightAveraging):
+                raise RunError(
+                    f"list the callback Pictures before {type(callback).__name__}, which has "
+                    "put the averaged weights away when callbacks after it are run"
+                )
+
     def on_validation_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
         last = trainer.current_epoch + 1
-        if trainer.sanity_checking or last % self.every_n_epochs or not trainer.is_global_zero:
+        if trainer.sanity_checking or last % self.every_n_epochs:
+            return
+        folder = trainer.log_dir or trainer.default_root_dir  # asks all processes
+        # A sharded model runs in all processes or in none.
+        if not (trainer.is_global_zero or isinstance(trainer.strategy, Sharded)):
             return
         samples = self._sample(module)
-        folder = _folder(trainer)
-        (folder / "samples").mkdir(exist_ok=True)
+        if not trainer.is_global_zero:
+            return
         for path in ("samples.png", f"samples/step-{trainer.global_step:07d}.png"):
-            save_grid(folder / path, samples, scale=2)
+            make_folder((Path(folder) / path).parent)
+            with replacing(Path(folder) / path) as draft:
+                save_grid(draft, samples, scale=2)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 grid = make_grid(samples)
                 logger.experiment.add_image("samples", grid, trainer.global_step)
 
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
-        if not trainer.is_global_zero:
+        folder = make_folder(trainer.log_dir or trainer.default_root_dir)
+        if not (trainer.is_global_zero or isinstance(trainer.strategy, Sharded)):
             return
-        folder = _folder(trainer)
         batch = next(iter(trainer.val_dataloaders or []), None)
         if batch is not None:
             x, labels = module.prepare(batch)
             some = torch.linspace(0, len(x) - 1, 8).long()
             shown = [t[some].to(module.device) for t in (x, *labels)]
-            figure = _reconstructions(module.flow, *shown)
-            figure.savefig(folder / "reconstructions.png", dpi=150)
+            figure = _reconstructions(module.density, *shown)
+            if trainer.is_global_zero:
+                _save(figure, folder / "reconstructions.png")
         metrics = folder / "metrics.csv"
-        if metrics.exists():
-            _curve(metrics).savefig(folder / "curve.png", dpi=150)
+        if trainer.is_global_zero and metrics.exists():
+            _save(_curve(metrics), folder / "curve.png")
 
     @torch.no_grad()
     def _sample(self, module: Any) -> Tensor:
-        flow: nf.NormalizingFlow = module.flow
+        flow: nf.NormalizingFlow = module.density
         if not isinstance(flow, ImageFlow):
             return flow.sample(self.num_samples)[0]
         labels = None
@@ -88,10 +112,9 @@ class Pictures(L.Callback):
         return denoise(flow, x, module.noise, labels) if module.noise else x
 
 
-def _folder(trainer: L.Trainer) -> Path:
-    folder = Path(trainer.log_dir or trainer.default_root_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=150)
 
 
 def _as_image(z: Tensor, like: Tensor) -> Tensor:

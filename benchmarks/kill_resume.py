@@ -1,0 +1,138 @@
+"""A training run that is killed again and again against one that is not: the same weights?
+
+Both train the MixerFlow of `photos.yaml` with averaged weights and a checkpoint every ten
+steps. One of them gets SIGKILL at random moments, start-up and the writing of checkpoints
+included, and is started again each time with `--ckpt_path last`. In the end, weights, averaged
+weights and the state of the optimiser are compared bit for bit; after each kill, all
+checkpoints are loaded.
+
+    python benchmarks/kill_resume.py
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import print_table, write_json
+from torch import Tensor
+
+from mixer_bijectors.train import load_checkpoint
+
+CONFIG = str(files("mixer_bijectors.train") / "configs" / "photos.yaml")
+LAST = "version_0/checkpoints/last.ckpt"
+
+
+def command(folder: Path, steps: int, options: list[str]) -> list[str]:
+    average = "lightning.pytorch.callbacks.EMAWeightAveraging"
+    return [
+        *(sys.executable, "-m", "mixer_bijectors.train", "fit"),
+        *("--config", CONFIG),
+        *("--ckpt_path", "last"),
+        *("--trainer.default_root_dir", str(folder)),
+        *("--trainer.max_steps", str(steps)),
+        *("--trainer.max_time", "null"),
+        *("--trainer.enable_progress_bar", "false"),
+        f"--trainer.callbacks+={average}",
+        "--trainer.callbacks.use_buffers=false",
+        *options,
+    ]
+
+
+def run(arguments: list[str], kill_after: float | None = None) -> bool:
+    """Start a run, and whether it came to its end; it is killed after so many seconds."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(arguments, stdout=log, stderr=log, start_new_session=True)
+        try:
+            code = process.wait(kill_after)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return False
+        if code:
+            log.seek(0)
+            raise RuntimeError(f"the run failed:\n{log.read()}")
+        return True
+
+
+def differing(a: Any, b: Any, path: str = "") -> list[str]:
+    """Where two checkpoints differ, looking at tensors bit by bit."""
+    if isinstance(a, Tensor):
+        return [] if torch.equal(a, b) else [path]
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return [path]
+        return [d for key in a for d in differing(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return [path]
+        return [d for i, (x, y) in enumerate(zip(a, b)) for d in differing(x, y, f"{path}/{i}")]
+    return [] if a == b else [path]
+
+
+def compare(
+    folder: Path, kills: int, steps: int, options: list[str], seed: int
+) -> dict[str, Any]:
+    """Run both sides and compare what is left of them."""
+    start = time.perf_counter()
+    run(command(folder / "whole", steps, options))
+    whole_seconds = time.perf_counter() - start
+    moments = random.Random(seed)
+    killed, unreadable, start = 0, 0, time.perf_counter()
+    reached = []
+    # Long enough for some steps beyond the start-up on the average, and shorter sometimes.
+    longest = 2 * (whole_seconds / (kills + 1) + 8)
+    while True:
+        limit = moments.uniform(1, longest) if killed < kills else None
+        if run(command(folder / "killed", steps, options), limit):
+            break
+        killed += 1
+        for path in (folder / "killed").glob("*/checkpoints/*.ckpt"):
+            try:
+                checkpoint = load_checkpoint(path)
+            except RuntimeError:
+                unreadable += 1
+            else:
+                if path.name == "last.ckpt":
+                    reached.append(checkpoint["global_step"])
+    sides = [load_checkpoint(folder / side / LAST) for side in ("whole", "killed")]
+    keys = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers")
+    difference = [d for key in keys for d in differing(sides[0][key], sides[1][key], key)]
+    return {
+        "steps": sides[0]["global_step"],
+        "kills": killed,
+        "steps when killed": reached,
+        "checkpoints unreadable": unreadable,
+        "tensors that differ": len(difference),
+        "seconds whole": round(whole_seconds),
+        "seconds with kills": round(time.perf_counter() - start),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", help="write the row to this file")
+    parser.add_argument("options", nargs="*", help="further options for both runs, after --")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        row = compare(
+            Path(folder), arguments.kills, arguments.steps, arguments.options, arguments.seed
+        )
+    print("steps when killed:", row.pop("steps when killed"))
+    print_table([row])
+    write_json(arguments.json, row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Checkpoints that are complete whenever they are there, and never run code when loaded."""
+
+import errno
+import os
+import pickle
+import zipfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from .errors import RunError
+from .files import make_folder, replacing
+
+__all__ = ["AtomicCheckpointIO", "LastCheckpoint", "load_checkpoint"]
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps `last.ckpt`, from which a run goes on: every so often, and when it ends.
+
+    Args:
+        every_n_train_steps: steps between two checkpoints.
+        train_time_interval: time between two, in place of steps.
+    """
+
+    def __init__(
+        self,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+    ) -> None:
+        super().__init__(
+            filename="last",
+            every_n_train_steps=every_n_train_steps,
+            train_time_interval=train_time_interval,
+            enable_version_counter=False,
+        )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        over = trainer.should_stop or trainer.global_step == trainer.max_steps
+        if over and not self._should_skip_saving_checkpoint(trainer):
+            trainer.save_checkpoint(self.format_checkpoint_name({}), weights_only=False)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are complete whenever they are there, and never run code when loaded."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint to a local file, or to where else fsspec reaches."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        make_folder(Path(path).parent)
+        with replacing(path) as draft:
+            try:
+                torch.save(checkpoint, draft)
+            except RuntimeError as error:
+                # torch's zip writer hides what the system said.
+                raise _cause(draft, error) from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; whatever `weights_only` is, of tensors and plain values alone."""
+        if "://" in str(path):
+            where: Any = map_location or "cpu"
+            return super().load_checkpoint(path, where, weights_only=True)
+        return load_checkpoint(path, map_location or "cpu")
+
+
+def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
+    """What a checkpoint holds, of which nothing but tensors and plain values is read.
+
+    Raises:
+        RunError: there is no such file, or it is damaged, or holds anything else.
+    """
+    try:
+        loaded = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError as error:
+        raise RunError(f"there is no checkpoint {path}") from error
+    except pickle.UnpicklingError as error:
+        reason = "holds more than tensors and plain values, and was not read"
+        if not zipfile.is_zipfile(path):
+            reason = "is damaged, or no checkpoint, or holds more than tensors and plain values"
+        raise RunError(f"{path} {reason}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path} is damaged, or no checkpoint") from error
+    if not isinstance(loaded, dict):
+        raise RunError(f"{path} is no checkpoint: it holds a {type(loaded).__name__}")
+    return loaded
+
+
+def _cause(draft: Path, error: RuntimeError) -> OSError:
+    """The system's error behind a failed write, found by writing once more."""
+    try:
+        with draft.open("ab") as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as cause:
+        return cause
+    return OSError(errno.EIO, str(error).splitlines()[0])

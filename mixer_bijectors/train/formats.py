@@ -1,0 +1,523 @@
+"""Data sets in their authors' own files: CIFAR's pickles and the downsampled ImageNet's npz.
+
+CIFAR-10 and CIFAR-100: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+ImageNet32 and ImageNet64: Chrabaszcz et al., arXiv 1707.08819.
+
+A pickle is a program, and an unpickler runs it. These are played back by a reader of our own
+that knows lists, dicts, numbers, text and the few steps that make up an array of numbers; what
+a file calls by name is looked up in a table of this module and never imported.
+"""
+
+import enum
+import math
+import pickletools
+import re
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DataError
+
+__all__ = ["Arrays", "find_format", "read_arrays"]
+
+
+@dataclass
+class Arrays:
+    """Labelled 8-bit images in a few large arrays, which are neither copied nor joined.
+
+    An item is a copy of one image, uint8 (channels, height, width), and its label. Arrays that
+    are mapped from a file are mapped again in a process that this is sent to.
+
+    Args:
+        images: arrays of the same image shape, each uint8 (images, channels, height, width).
+        labels: the labels of all of them, int64 (images,), from 0.
+        num_classes: number of classes.
+
+    Example:
+        >>> first, second = np.zeros((2, 3, 8, 8), np.uint8), np.ones((1, 3, 8, 8), np.uint8)
+        >>> arrays = Arrays([first, second], np.array([4, 0, 7]), num_classes=10)
+        >>> pixels, label = arrays[2]
+        >>> len(arrays), pixels.shape, int(pixels[0, 0, 0]), label
+        (3, (3, 8, 8), 1, 7)
+    """
+
+    images: list[NDArray[np.uint8]]
+    labels: NDArray[np.int64]
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        self.ends = np.cumsum([len(batch) for batch in self.images])
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an image."""
+        return self.images[0].shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        index = range(len(self))[index]
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        batch = self.images[which]
+        pixels = np.array(batch[index - int(self.ends[which])])
+        return pixels, int(self.labels[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # numpy pickles a mapped array whole, 15 GB of them for ImageNet64.
+        images = [
+            (batch.filename, batch.offset, batch.shape)
+            if isinstance(batch, np.memmap)
+            else batch
+            for batch in self.images
+        ]
+        return {**self.__dict__, "images": images}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        images = [
+            np.memmap(batch[0], np.uint8, "r", batch[1], batch[2])
+            if isinstance(batch, tuple)
+            else batch
+            for batch in state["images"]
+        ]
+        self.__dict__.update(state, images=images)
+
+
+def find_format(folder: Path) -> Literal["cifar", "npz"] | None:
+    """Which authors' files a folder holds, by their names; None for neither.
+
+    Args:
+        folder: a folder, which need not exist.
+
+    Example:
+        >>> find_format(Path("no such folder")) is None
+        True
+    """
+    if _cifar_folders(folder):
+        return "cifar"
+    if any((folder / name).is_file() for names in _NPZ.values() for name in names):
+        return "npz"
+    return None
+
+
+def read_arrays(folder: Path, split: str) -> Arrays:
+    """The images of one split of CIFAR-10, CIFAR-100, ImageNet32 or ImageNet64.
+
+    The files of CIFAR may lie in the folder or in the subfolder that their archive makes. Files
+    of ImageNet that are stored in the zip without compression are mapped, the others read.
+
+    Args:
+        folder: where the files are.
+        split: ``"train"`` or ``"test"``; ImageNet alone also has ``"validation"`` or ``"val"``,
+            which is its ``"test"`` as well, since the labels of its test images are not public.
+
+    Raises:
+        DataError: a file is missing, damaged or holds something else than it should, or there
+            is no such split.
+
+    Example:
+        >>> read_arrays(Path("no such folder"), "train")
+        Traceback (most recent call last):
+        ...
+        mixer_bijectors.train.errors.DataError: no such folder: no pickles of CIFAR ... in it
+    """
+    found = _cifar_folders(folder)
+    if len(found) > 1:
+        names = " and ".join(str(place) for place, _ in found)
+        raise DataError(f"{folder}: more than one data set, in {names}; give one of them")
+    if found:
+        ((place, cifar),) = found
+        paths = _paths(place, cifar.files, split)
+        parts = [_cifar_batch(path, cifar) for path in paths]
+        num_classes = cifar.num_classes
+    elif find_format(folder):
+        paths = _paths(folder, _NPZ, split)
+        parts = [_npz_batch(path) for path in paths]
+        num_classes = _IMAGENET_CLASSES
+    else:
+        raise DataError(f"{folder}: no pickles of CIFAR and no npz files of ImageNet in it")
+    images = [batch for batch, _ in parts]
+    for path, batch in zip(paths, images):
+        if batch.shape[1:] != images[0].shape[1:]:
+            raise DataError(
+                f"{path}: images of {batch.shape[3]} x {batch.shape[2]} pixels, where those of "
+                f"{paths[0].name} have {images[0].shape[3]} x {images[0].shape[2]}"
+            )
+    return Arrays(images, np.concatenate([labels for _, labels in parts]), num_classes)
+
+
+def _paths(folder: Path, files: dict[str, list[str]], split: str) -> list[Path]:
+    if split not in files:
+        raise DataError(f"{folder}: no split {split!r}; choose from {', '.join(files)}")
+    missing = [name for name in files[split] if not (folder / name).is_file()]
+    if missing:
+        raise DataError(f"{folder}: missing {', '.join(missing)}; download the set again")
+    return [folder / name for name in files[split]]
+
+
+def _checked(
+    path: Path, data: Any, labels: Any, first: int, num_classes: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (images, 3, side, side) and labels from 0, out of rows and labels from `first`."""
+    if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim == 2):
+        raise DataError(f"{path}: the images must be uint8 (images, pixels), got {_kind(data)}")
+    count, columns = data.shape
+    side = math.isqrt(columns // 3)
+    if not (count and columns and 3 * side * side == columns):
+        raise DataError(
+            f"{path}: {count} rows of {columns} values are no square images of three channels"
+        )
+    if isinstance(labels, list) and all(type(label) is int for label in labels):
+        # Objects, since a label in a damaged file may be too large for int64.
+        labels = np.array(labels, dtype=object)
+    elif not (isinstance(labels, np.ndarray) and labels.dtype.kind in "iu"):
+        raise DataError(f"{path}: the labels must be whole numbers, got {_kind(labels)}")
+    if labels.shape != (count,):
+        raise DataError(f"{path}: {count} images but labels of shape {labels.shape}")
+    wrong = np.flatnonzero((labels < first) | (labels >= first + num_classes))
+    if len(wrong):
+        raise DataError(
+            f"{path}: the label of image {wrong[0]} is not from {first} to "
+            f"{first + num_classes - 1}"
+        )
+    return data.reshape(count, 3, side, side), labels.astype(np.int64) - first
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    return "nothing" if value is None else type(value).__name__
+
+
+# CIFAR
+
+
+@dataclass(frozen=True)
+class _Cifar:
+    folder: str
+    files: dict[str, list[str]]
+    labels: bytes
+    num_classes: int
+
+
+_CIFARS = (
+    _Cifar(
+        "cifar-10-batches-py",
+        {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
+        b"labels",
+        10,
+    ),
+    _Cifar("cifar-100-python", {"train": ["train"], "test": ["test"]}, b"fine_labels", 100),
+)
+
+
+def _cifar_folders(folder: Path) -> list[tuple[Path, _Cifar]]:
+    return [
+        (place, cifar)
+        for cifar in _CIFARS
+        for place in (folder, folder / cifar.folder)
+        if any((place / name).is_file() for names in cifar.files.values() for name in names)
+    ]
+
+
+def _cifar_batch(path: Path, cifar: _Cifar) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    batch = _read_pickle(path)
+    if not isinstance(batch, dict):
+        raise DataError(f"{path}: the pickle must be a dict, got {type(batch).__name__}")
+    # Python 2 wrote the keys as bytes; whoever saved the files anew has them as text.
+    fields = {
+        key.encode() if isinstance(key, str) else key: (
+            value.values if isinstance(value, _Array) else value
+        )
+        for key, value in batch.items()
+    }
+    for key in (b"data", cifar.labels):
+        if key not in fields:
+            raise DataError(f"{path}: the pickle has no entry '{key.decode()}'")
+    images, labels = _checked(path, fields[b"data"], fields[cifar.labels], 0, cifar.num_classes)
+    if images.shape[2] != 32:
+        raise DataError(f"{path}: images of CIFAR are of 32 pixels, not {images.shape[2]}")
+    return images, labels
+
+
+# pickles
+
+
+class _Refused(Exception):  # noqa: N818
+    """What a pickle asks for that plain data and arrays do not need."""
+
+
+class _Name(enum.Enum):
+    """What a pickle may name; these stand for the functions, which are never called."""
+
+    RECONSTRUCT = enum.auto()
+    FROMBUFFER = enum.auto()
+    NDARRAY = enum.auto()
+    DTYPE = enum.auto()
+    ENCODE = enum.auto()
+
+
+_NAMES = {
+    "numpy.core.multiarray _reconstruct": _Name.RECONSTRUCT,
+    "numpy._core.multiarray _reconstruct": _Name.RECONSTRUCT,
+    "numpy.core.numeric _frombuffer": _Name.FROMBUFFER,
+    "numpy._core.numeric _frombuffer": _Name.FROMBUFFER,
+    "numpy ndarray": _Name.NDARRAY,
+    "numpy dtype": _Name.DTYPE,
+    "_codecs encode": _Name.ENCODE,
+}
+# Instructions by what becomes of their argument.
+_VALUES = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
+_VALUES |= {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+_VALUES |= {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+_PYTHON_2_STRINGS = {"STRING", "BINSTRING", "SHORT_BINSTRING"}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+@dataclass
+class _DType:
+    """A dtype of numbers in the making."""
+
+    code: str
+    order: str = "|"
+
+
+@dataclass
+class _Array:
+    """An array in the making."""
+
+    values: NDArray[Any] | None = None
+
+    def fill(self, shape: Any, dtype: _DType, buffer: bytes, order: Literal["C", "F"]) -> None:
+        # A view of bytes that came with the file, so a false shape costs no memory.
+        flat = np.frombuffer(buffer, np.dtype(dtype.order + dtype.code))
+        if not all(type(size) is int and size >= 0 for size in shape):
+            raise _Refused("holds an array of a shape that makes no sense")
+        self.values = flat.reshape(shape, order=order)
+
+
+def _read_pickle(path: Path) -> Any:
+    """Plain data and arrays of a pickle; Python 2's strings come as bytes."""
+    try:
+        return _Machine(path.read_bytes()).run()
+    except _Refused as refused:
+        raise DataError(
+            f"{path}: not read and nothing of it run, since the pickle {refused}, and a data "
+            "set needs plain data and arrays of numbers alone"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:
+        # A damaged file surfaces as half a dozen kinds, from pickletools, numpy and the stack.
+        raise DataError(
+            f"{path}: the pickle is cut short or damaged; download it again"
+        ) from error
+
+
+class _Machine:
+    """Plays back the instructions of one pickle, as pickletools parses them."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        # Text encodes to no more than it takes in the file, unless the same is encoded again
+        # and again to fill the memory.
+        self.to_encode = len(data)
+
+    def run(self) -> Any:
+        for opcode, argument, _ in pickletools.genops(self.data):
+            self.step(opcode.name, argument)
+        (result,) = self.stack
+        return result
+
+    def step(self, name: str, argument: Any) -> None:
+        stack = self.stack
+        if name in _VALUES:
+            stack.append(argument)
+        elif name in _PYTHON_2_STRINGS:
+            stack.append(argument.encode("latin-1"))
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in _TUPLES:
+            stack.append(tuple(self.pop(_TUPLES[name])))
+        elif name in ("EMPTY_LIST", "EMPTY_DICT"):
+            stack.append([] if name == "EMPTY_LIST" else {})
+        elif name == "MARK":
+            self.marks.append(len(stack))
+        elif name == "TUPLE":
+            stack.append(tuple(self.since_mark()))
+        elif name == "LIST":
+            stack.append(self.since_mark())
+        elif name == "DICT":
+            items = self.since_mark()
+            stack.append({})
+            self.set_items(items)
+        elif name in ("APPEND", "APPENDS"):
+            items = self.pop(1) if name == "APPEND" else self.since_mark()
+            self.target(list).extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            self.set_items(self.pop(2) if name == "SETITEM" else self.since_mark())
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self.memo[argument] = stack[-1]
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self.memo[argument])
+        elif name == "GLOBAL":
+            stack.append(_look_up(argument))
+        elif name == "STACK_GLOBAL":
+            module, attribute = self.pop(2)
+            stack.append(_look_up(f"{_text(module)} {_text(attribute)}"))
+        elif name == "REDUCE":
+            function, arguments = self.pop(2)
+            stack.append(self.make(function, arguments))
+        elif name == "BUILD":
+            (state,) = self.pop(1)
+            _build(stack[-1], state)
+        elif name == "INST":
+            _look_up(argument)
+            raise _Refused("makes an object")
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            raise _Refused(f"uses the instruction {name}")
+
+    def pop(self, count: int) -> list[Any]:
+        if len(self.stack) < count:
+            raise ValueError("the stack is too short")
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        return items
+
+    def since_mark(self) -> list[Any]:
+        start = self.marks.pop()
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
+
+    def target(self, kind: type) -> Any:
+        if type(self.stack[-1]) is not kind:
+            raise _Refused(f"treats a {type(self.stack[-1]).__name__} as a {kind.__name__}")
+        return self.stack[-1]
+
+    def set_items(self, items: list[Any]) -> None:
+        for key, value in zip(items[::2], items[1::2]):
+            # The hash of nested tuples takes exponential time, or all of the C stack.
+            if type(key) not in (str, bytes, int):
+                raise _Refused(f"has a {type(key).__name__} for a key")
+            self.target(dict)[key] = value
+
+    def make(self, function: Any, arguments: Any) -> Any:
+        match function, arguments:
+            case _Name.DTYPE, (str() | bytes() as code, *_):
+                return _DType(_number_code(_text(code)))
+            case _Name.ENCODE, (str() as text, "latin1" | b"latin1"):
+                self.to_encode -= len(text)
+                if self.to_encode < 0:
+                    raise _Refused("holds less than it unpacks to")
+                return text.encode("latin-1")
+            case _Name.RECONSTRUCT, (_Name.NDARRAY, _, _):
+                return _Array()
+            case _Name.FROMBUFFER, (
+                bytes() | bytearray() as buffer,
+                _DType() as dtype,
+                tuple() as shape,
+                "C" | "F" as order,
+            ):
+                array = _Array()
+                array.fill(shape, dtype, bytes(buffer), order)
+                return array
+        raise _Refused("makes something else than an array")
+
+
+def _look_up(name: str) -> _Name:
+    if name not in _NAMES:
+        raise _Refused(f"asks for {name.replace(' ', '.', 1)[:80]!r}")
+    return _NAMES[name]
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str.__str__(value)
+
+
+def _number_code(code: str) -> str:
+    if not re.fullmatch("b1|[iu][1248]|f[248]", code):
+        raise _Refused(f"holds an array of dtype {code[:20]!r}")
+    return code
+
+
+def _build(target: Any, state: Any) -> None:
+    match target, state:
+        case _DType(), (_, str() | bytes() as order, None, None, None, *_):
+            if _text(order) not in ("<", ">", "|", "="):
+                raise _Refused("holds an array of unknown byte order")
+            target.order = _text(order)
+        case _Array(), (_, tuple() as shape, _DType() as dtype, fortran, bytes() as buffer):
+            target.fill(shape, dtype, buffer, "F" if fortran == 1 else "C")
+        case _:
+            raise _Refused("sets the state of something else than an array of numbers")
+
+
+# downsampled ImageNet
+
+_NPZ = {
+    "train": [f"train_data_batch_{i}.npz" for i in range(1, 11)],
+    "test": ["val_data.npz"],
+    "validation": ["val_data.npz"],
+    "val": ["val_data.npz"],
+}
+_IMAGENET_CLASSES = 1000
+_HEADERS: dict[tuple[int, int], Callable[[Any], Any]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def _npz_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data, labels = (_npz_array(path, archive, name) for name in ("data", "labels"))
+    except DataError:
+        raise
+    except Exception as error:
+        # A damaged file surfaces as half a dozen kinds, from zipfile, zlib and numpy.
+        raise DataError(f"{path}: the npz file is cut short or damaged") from error
+    # The authors count classes from 1.
+    return _checked(path, data, labels, 1, _IMAGENET_CLASSES)
+
+
+def _npz_array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """An array of a zip, mapped where it is stored as it is."""
+    if f"{name}.npy" not in archive.namelist():
+        raise DataError(f"{path}: the npz file has no array '{name}'")
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as member:
+        shape, fortran, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
+        start = member.tell()
+    if dtype.kind not in "biuf":
+        raise DataError(f"{path}: the array '{name}' is of dtype {dtype}, not of numbers")
+    # Before anything of that size is allocated.
+    if info.file_size - start != math.prod(shape) * dtype.itemsize:
+        raise DataError(f"{path}: the array '{name}' is not as long as its header says")
+    if info.compress_type == zipfile.ZIP_STORED and info.file_size > start and not fortran:
+        return np.memmap(path, dtype, "r", _data_offset(path, info) + start, shape)
+    with archive.open(info) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where a member's bytes start, behind a local header whose two last fields vary in size.
+
+    Their sizes in the directory at the end of the zip may be others.
+    """
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        name, extra = struct.unpack("<26xHH", file.read(30))
+    return info.header_offset + 30 + int(name) + int(extra)

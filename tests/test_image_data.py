@@ -1,0 +1,331 @@
+"""Images in the formats that they come in."""
+
+import io
+import pickle
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mixer_bijectors.train import DataError, Images
+from mixer_bijectors.train.module import as_batch
+
+SHAPE = (3, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+
+
+def picture(value, size=(12, 9), mode="RGB"):
+    """A picture of one grey, which says which one it is, whatever it is scaled to."""
+    return Image.new("L", size, value).convert(mode)
+
+
+def encode(image, kind="PNG"):
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def make_folder(root, counts=(("train", 20), ("test", 6)), classes=("a", "b")):
+    for split, count in counts:
+        for index in range(count):
+            folder = root / split / classes[index % len(classes)]
+            folder.mkdir(parents=True, exist_ok=True)
+            picture(10 * index).save(folder / f"{index:03d}.png")
+    return root
+
+
+def make_rows(counts=(("train", 20), ("test", 6))):
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    return datasets.DatasetDict(
+        {
+            split: datasets.Dataset.from_dict(
+                {
+                    "image": [
+                        {"bytes": encode(picture(10 * i)), "path": None} for i in range(n)
+                    ],
+                    "label": [i % 2 for i in range(n)],
+                },
+                features,
+            )
+            for split, n in counts
+        }
+    )
+
+
+def make_parquet(root):
+    root.mkdir()
+    for split, rows in make_rows().items():
+        rows.to_parquet(root / f"{split}-00000-of-00001.parquet")
+    return root
+
+
+def make_arrow(root):
+    make_rows().save_to_disk(root)
+    return root
+
+
+def make_cifar(root):
+    root.mkdir()
+    names = [f"data_batch_{i}" for i in range(1, 6)]
+    for start, name, count in [
+        *((4 * i, n, 4) for i, n in enumerate(names)),
+        (0, "test_batch", 6),
+    ]:
+        values = 10 * np.arange(start, start + count, dtype=np.uint8)
+        data = np.repeat(values[:, None], 3072, 1)
+        batch = {b"data": data, b"labels": [(start + i) % 2 for i in range(count)]}
+        (root / name).write_bytes(pickle.dumps(batch, protocol=2))
+    return root
+
+
+def make_npz(root):
+    root.mkdir()
+    for name, start, count in [
+        *((f"train_data_batch_{i}", 2 * (i - 1), 2) for i in range(1, 11)),
+        ("val_data", 0, 6),
+    ]:
+        values = 10 * np.arange(start, start + count, dtype=np.uint8)
+        labels = np.arange(start, start + count) % 2 + 1
+        np.savez(root / f"{name}.npz", data=np.repeat(values[:, None], 3072, 1), labels=labels)
+    return root
+
+
+FORMATS = {
+    "imagefolder": make_folder,
+    "parquet": make_parquet,
+    "arrow": make_arrow,
+    "cifar": make_cifar,
+    "npz": make_npz,
+}
+
+
+def read(data, split):
+    """All images of a split by their grey, and their labels."""
+    data.setup("fit")
+    batches = [as_batch(batch) for batch in data.loader(split)]
+    images = torch.cat([batch.images for batch in batches])
+    labels = [batch.labels for batch in batches]
+    return images, None if labels[0] is None else torch.cat(labels)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_formats(form, tmp_path):
+    data = Images(str(FORMATS[form](tmp_path / "data")), SHAPE, 5, val_split=0.2)
+    data.prepare_data()
+    greys = {}
+    for split, count in (("train", 16), ("val", 4), ("test", 6)):
+        images, labels = read(data, split)
+        assert images.shape == (count, *SHAPE) and images.dtype == torch.uint8
+        assert (images == images[:, :1, :1, :1]).all()
+        greys[split] = images[:, 0, 0, 0] // 10
+        assert torch.equal(labels, greys[split] % 2)
+    assert sorted(greys["test"].tolist()) == list(range(6))
+    together = torch.cat([greys["train"], greys["val"]])
+    assert sorted(together.tolist()) == list(range(20)), "disjoint, and all of them"
+    again = Images(data.path, SHAPE, 5, val_split=0.2)
+    assert torch.equal(read(again, "val")[0], read(data, "val")[0])
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_a_single_file(form, tmp_path):
+    if form == "parquet":
+        path = make_parquet(tmp_path / "data") / "train-00000-of-00001.parquet"
+    else:
+        path = next((make_arrow(tmp_path / "data") / "train").glob("*.arrow"))
+    data = Images(str(path), SHAPE, 5, val_split=0.1, test_split=0.2)
+    assert [len(read(data, split)[0]) for split in ("train", "val", "test")] == [14, 2, 4]
+
+
+def test_a_flat_folder_has_no_labels(tmp_path):
+    for index in range(10):
+        picture(index).save(tmp_path / f"{index}.png")
+    data = Images(str(tmp_path), SHAPE, 5, val_split=0.1, test_split=0.2)
+    images, labels = read(data, "train")
+    assert len(images) == 7 and labels is None
+    assert data.sources["test"].name(0).endswith(".png")
+
+
+def test_all_images_are_for_testing(tmp_path):
+    data = Images(str(make_folder(tmp_path)), SHAPE, 5, test_split="all")
+    images, _ = read(data, "test")
+    assert len(images) == 26 and list(data.sources) == ["test"]
+
+
+def test_splits_by_name(tmp_path):
+    folder = make_folder(tmp_path, (("train", 6), ("validation", 2), ("test", 2)))
+    data = Images(str(folder), SHAPE, 2, val_split="validation")
+    assert [len(read(data, split)[0]) for split in ("train", "val", "test")] == [6, 2, 2]
+
+
+def test_a_dataset_of_the_hub(tmp_path, monkeypatch):
+    asked = []
+
+    def load(*arguments):
+        asked.append(arguments)
+        return make_rows()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    data = Images("cifar10", SHAPE, 5, name="plain_text")
+    assert len(read(data, "test")[0]) == 6
+    assert asked == [("cifar10", "plain_text")]
+
+
+SOURCES = {
+    "palette": (lambda: picture(80).quantize(4), "PNG"),
+    "greyscale": (lambda: picture(80, mode="L"), "PNG"),
+    "RGBA": (lambda: picture(80, mode="RGBA"), "PNG"),
+    "16-bit": (lambda: Image.fromarray(np.full((9, 12), 80 * 257, np.uint16)), "PNG"),
+    "CMYK": (lambda: picture(80, mode="CMYK"), "JPEG"),
+    "JPEG": (lambda: picture(80), "JPEG"),
+    "WebP": (lambda: picture(80), "WEBP"),
+    "one pixel": (lambda: picture(80, (1, 1)), "PNG"),
+    "a strip": (lambda: picture(80, (300, 2)), "PNG"),
+    "the right size": (lambda: picture(80, (8, 8)), "PNG"),
+}
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("source", SOURCES)
+def test_modes_and_sizes(source, channels, resize, tmp_path):
+    make, kind = SOURCES[source]
+    for index in range(4):
+        (tmp_path / f"{index}.{kind.lower()}").write_bytes(encode(make(), kind))
+    data = Images(
+        str(tmp_path), (channels, 8, 8), 1, val_split=0.3, test_split=0.3, resize=resize
+    )
+    images, _ = read(data, "test")
+    assert images.shape[1:] == (channels, 8, 8)
+    assert (images.int() - 80).abs().max() <= 2
+
+
+def test_crops_are_random_in_training_alone(tmp_path):
+    ramp = np.repeat(np.arange(0, 240, 10, dtype=np.uint8)[None], 8, 0)
+    for index in range(60):
+        Image.fromarray(ramp).save(tmp_path / f"{index}.png")
+    data = Images(str(tmp_path), (1, 8, 8), 5, val_split=0.1, test_split=0.1, random_crop=True)
+    data.setup("fit")
+    lefts = {
+        int(image.min()) for batch in data.loader("train", train=True) for image in batch.images
+    }
+    assert len(lefts) > 8
+    assert {int(image.min()) for image in read(data, "test")[0]} == {80}
+
+
+DAMAGE = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "zero bytes": lambda content: b"",
+    "no image": lambda content: b"not an image at all",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("form", ["imagefolder", "parquet"])
+def test_damaged_images(damage, form, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    whole = encode(Image.fromarray(noise), "JPEG")
+    contents = [whole] * 10
+    contents[3] = DAMAGE[damage](whole)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if form == "imagefolder":
+        for index, content in enumerate(contents):
+            (folder / f"{index}.jpg").write_bytes(content)
+    else:
+        images = [{"bytes": content, "path": f"{i}.jpg"} for i, content in enumerate(contents)]
+        features = datasets.Features({"image": datasets.Image()})
+        datasets.Dataset.from_dict({"image": images}, features).to_parquet(
+            folder / "all.parquet"
+        )
+    with pytest.raises(DataError, match=r"image 3 \(.*3\.jpg\): .*; on_bad_image: skip leaves"):
+        read(Images(str(folder), SHAPE, 4, test_split="all"), "test")
+    data = Images(str(folder), SHAPE, 4, test_split="all", on_bad_image="skip")
+    data.setup("fit")
+    kept = [batch.indices[i] for batch in data.loader("test") for i in batch.kept]
+    assert kept == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert data.drawn["test"].bad.nonzero().flatten().tolist() == [3]
+
+
+def test_skipped_images_are_counted_at_the_end(tmp_path, capsys):
+    folder = make_folder(tmp_path)
+    (folder / "test" / "a" / "002.png").write_bytes(b"")
+    data = Images(str(folder), SHAPE, 5, on_bad_image="skip")
+    read(data, "test")
+    data.teardown("fit")
+    assert "could not be read, and were skipped: 1 of test" in capsys.readouterr().out
+
+
+def test_labels_out_of_range(tmp_path):
+    rows = make_rows()["train"].cast_column("label", datasets.Value("int64"))
+    rows = rows.map(lambda row, i: {"label": 7 if i == 5 else 1}, with_indices=True)
+    rows.to_parquet(tmp_path / "all.parquet")
+    data = Images(str(tmp_path), SHAPE, 4, test_split="all")
+    data.num_classes = 3
+    with pytest.raises(
+        DataError, match=r"image 5 .* has the label 7, but the model has 3 classes"
+    ):
+        read(data, "test")
+
+
+WRONG = {
+    "an empty folder": (lambda root: root, {}, "holds no images"),
+    "a missing folder": (lambda root: root / "none", {}, "there is no folder or file"),
+    "no such split": (
+        make_folder,
+        {"test_split": "exam"},
+        "no split 'exam', but 'train', 'test'",
+    ),
+    "cifar without a batch": (
+        lambda root: [make_cifar(root / "c"), (root / "c" / "data_batch_3").unlink()][0],
+        {},
+        "missing data_batch_3",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_wrong_is_told_in_a_sentence(kind, tmp_path):
+    make, options, message = WRONG[kind]
+    data = Images(str(make(tmp_path)), SHAPE, **options)
+    with pytest.raises(DataError, match=message) as caught:
+        data.setup("fit")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_column_of_images(tmp_path):
+    datasets.Dataset.from_dict({"words": ["a", "b"]}).to_parquet(tmp_path / "all.parquet")
+    with pytest.raises(DataError, match="no column of images among words"):
+        Images(str(tmp_path), SHAPE).setup("fit")
+
+
+def test_an_interrupted_download(monkeypatch):
+    def load(*_):
+        raise ConnectionError("Read timed out\nmore")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(
+        DataError, match="downloaded from the hub: Read timed out; what has arr"
+    ):
+        Images("cifar10").prepare_data()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_shape": (4, 8, 8)}, r"image_shape must be \(1 or 3, height, width\)"),
+        ({"val_split": 1.5}, "val_split must be a name or from 0 to 1, got 1.5"),
+        ({"resize": "stretch"}, "resize must be 'crop' or 'squash', got 'stretch'"),
+    ],
+)
+def test_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        Images("somewhere", **options)
