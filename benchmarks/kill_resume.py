@@ -1,6 +1,6 @@
 """A training run that is killed again and again against one that is not: the same weights?
 
-Both train the MixerFlow of `photos.yaml` with averaged weights and a checkpoint every ten
+Both train the MixerFlow of `photos.yaml` with averaged weights and a checkpoint every fifty
 steps. One of them gets SIGKILL at random moments, start-up and the writing of checkpoints
 included, and is started again each time with `--ckpt_path last`. In the end, weights, averaged
 weights and the state of the optimiser are compared bit for bit; after each kill, all

@@ -41,7 +41,9 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        over = trainer.should_stop or trainer.global_step == trainer.max_steps
+        epochs = trainer.current_epoch
+        ends = (trainer.global_step, trainer.max_steps), (epochs + 1, trainer.max_epochs)
+        over = trainer.should_stop or any(done == end for done, end in ends)
         if over and not self._should_skip_saving_checkpoint(trainer):
             trainer.save_checkpoint(self.format_checkpoint_name({}), weights_only=False)
 

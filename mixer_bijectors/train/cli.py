@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from .checkpoints import AtomicCheckpointIO
 from .errors import RunError
+from .files import UNWRITABLE, make_folder, unwritable
 from .guard import Guard
 from .logs import ResumableCSVLogger
 from .module import DensityEstimation
@@ -19,7 +20,7 @@ from .tasks import FlowTrainer
 
 __all__ = ["main"]
 
-_TASKS = ("sample", "embed", "probe", "score", "reconstruct")
+_TASKS = ("sample", "embed", "probe", "score", "reconstruct", "export")
 
 
 class FlowCLI(LightningCLI):
@@ -47,7 +48,7 @@ class FlowCLI(LightningCLI):
             self.save_config_callback = None
             kwargs["logger"] = False
             return super().instantiate_trainer(**kwargs)
-        root = Path(config.trainer.default_root_dir or "runs")
+        root = make_folder(config.trainer.default_root_dir or "runs")
         version = self._resume(root)
         if config.trainer.logger is None:
             csv = ResumableCSVLogger(
@@ -123,3 +124,8 @@ def main() -> None:
         )
     except RunError as error:
         sys.exit(f"mixer-bijectors: {error}")
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        path = Path(str(error.filename or "a file"))
+        sys.exit(f"mixer-bijectors: {unwritable(path, error)}")

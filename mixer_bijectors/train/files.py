@@ -8,7 +8,10 @@ from pathlib import Path
 
 from .errors import RunError
 
-__all__ = ["make_folder", "replacing"]
+__all__ = ["UNWRITABLE", "make_folder", "replacing", "unwritable"]
+
+# What the system says of a place where nothing can be written.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
@@ -37,7 +40,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         draft.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         draft.unlink(missing_ok=True)
 
@@ -55,7 +58,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     return path
 
 
@@ -71,7 +74,8 @@ def _sync_folder(path: Path) -> None:
         os.close(folder)
 
 
-def _unwritable(path: Path, error: OSError) -> RunError:
+def unwritable(path: Path, error: OSError) -> RunError:
+    """What to tell of a file or folder that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(
             f"the disk is full: {path} could not be written, what was there before is intact; "

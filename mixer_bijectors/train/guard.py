@@ -1,6 +1,7 @@
 """What stops a run that has gone astray."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -8,9 +9,12 @@ import torch
 from torch import Tensor, distributed
 
 from .batches import Batch
+from .checkpoints import load_checkpoint
 from .errors import RunError
 
 __all__ = ["Guard"]
+
+_HOPELESS = 20
 
 
 class Guard(L.Callback):
@@ -23,7 +27,8 @@ class Guard(L.Callback):
         limit: loss from which on it counts as exploded; for densities, bits per dimension, of
             which uniform noise has 8.
         on_bad_loss: `raise` ends the run, with the step, the images of the batch and the last
-            checkpoint named; `skip` leaves out the step, and counts.
+            checkpoint named; `skip` leaves out the step, and counts, unless 20 in a row are
+            bad.
 
     Raises:
         ValueError: `on_bad_loss` is neither.
@@ -38,7 +43,7 @@ class Guard(L.Callback):
             )
         self.limit = limit
         self.on_bad_loss = on_bad_loss
-        self.skipped = 0
+        self.skipped = self._in_a_row = 0
         self._losses: list[Tensor] = []
         self._indices: list[int] = []
 
@@ -57,27 +62,28 @@ class Guard(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
     ) -> None:
-        losses, index = torch.stack(self._losses), self._indices
+        losses, indices = torch.stack(self._losses), self._indices
         self._losses, self._indices = [], []
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         norm: Any = torch.nn.utils.get_total_norm(gradients)
         if hasattr(norm, "full_tensor"):  # of gradients that are sharded over processes
             norm = norm.full_tensor()
-        worst = losses.max() if losses.isfinite().all() else losses[~losses.isfinite()][0]
         good = bool((losses < self.limit).all() & norm.isfinite())
         if trainer.strategy.reduce_boolean_decision(good, all=True):
+            self._in_a_row = 0
             return
-        if self.on_bad_loss == "skip":
+        self._in_a_row += 1
+        if self.on_bad_loss == "skip" and self._in_a_row < _HOPELESS:
             self.skipped += 1
             # Without gradients the optimiser leaves weights and its own state as they are.
             optimizer.zero_grad(set_to_none=True)
             return
-        reports: list[Any] = [None] * trainer.world_size
-        report = (float(worst), float(norm), index)
+        # The first loss that is not finite, or else the largest.
+        worst = float(losses[losses.nan_to_num(nan=math.inf).argmax()])
+        reports: list[Any] = [(worst, float(norm), indices)]
         if trainer.world_size > 1:
-            distributed.all_gather_object(reports, report)
-        else:
-            reports = [report]
+            mine, reports = reports[0], [None] * trainer.world_size
+            distributed.all_gather_object(reports, mine)
         raise RunError(self._message(trainer, reports))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -100,11 +106,28 @@ class Guard(L.Callback):
             what = f"the norm of the gradient is {norm}"
         images = sorted(index for report in bad for index in report[2])
         batch = f", for the batch of images {', '.join(map(str, images))}" if images else ""
-        paths = [getattr(c, "last_model_path", "") for c in trainer.checkpoint_callbacks]
-        paths += [getattr(c, "best_model_path", "") for c in trainer.checkpoint_callbacks]
-        last = next((path for path in paths if path), None)
+        last = _last_good(trainer)
         known = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-        return (
-            f"step {trainer.global_step}: {what}{batch}; {known}; try a smaller learning_rate, "
-            "or on_bad_loss: skip"
+        advice = "try a smaller learning_rate, or on_bad_loss: skip"
+        if self.on_bad_loss == "skip":
+            advice = (
+                f"{_HOPELESS} steps in a row were bad; go back, with a smaller learning_rate"
+            )
+        return f"step {trainer.global_step}: {what}{batch}; {known}; {advice}"
+
+
+def _last_good(trainer: L.Trainer) -> Path | None:
+    """The newest checkpoint that is not of this very step, whose weights may be what is bad."""
+    paths = {
+        Path(path)
+        for callback in trainer.checkpoint_callbacks
+        for path in (
+            getattr(callback, "best_model_path", ""),
+            getattr(callback, "last_model_path", ""),
         )
+        if path and Path(path).is_file()
+    }
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        if load_checkpoint(path)["global_step"] < trainer.global_step:
+            return path
+    return None

@@ -146,6 +146,8 @@ class DensityEstimation(L.LightningModule):
                 "it out, or use the strategy ddp"
             )
         if any(isinstance(m, (ActNorm, nf.flows.ActNorm)) for m in self.flow.modules()):
+            # What the first batch is seen with, as Lightning would convert it later.
+            self.trainer.precision_plugin.convert_module(self)
             loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
             x, labels = self.prepare(next(iter(loader)))
             with torch.no_grad():

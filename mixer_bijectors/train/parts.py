@@ -92,16 +92,12 @@ def compute_in_parts(
     Raises:
         RunError: no checkpoint, or one that does not fit the model.
     """
-    if ckpt_path is None:
-        raise RunError(
-            "which weights? pass --ckpt_path runs/NAME/version_N/checkpoints/best.ckpt"
-        )
-    load_weights(module, ckpt_path)
+    checkpoint = load_weights(module, ckpt_path)
     data.num_classes = module.num_labels
     make_folder(Path(output).resolve().parent)
-    stat = Path(ckpt_path).stat()
+    stat = checkpoint.stat()
     about = {
-        "checkpoint": [str(Path(ckpt_path).resolve()), stat.st_size, stat.st_mtime_ns],
+        "checkpoint": [str(checkpoint), stat.st_size, stat.st_mtime_ns],
         "data": [type(data).__name__, split, size, data.batch_size],
         "seed": run_seed(),
         "task": list(task),
@@ -120,12 +116,19 @@ def remove_parts(output: str | os.PathLike[str]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def load_weights(module: DensityEstimation, ckpt_path: str | os.PathLike[str]) -> None:
+def load_weights(module: DensityEstimation, ckpt_path: str | os.PathLike[str] | None) -> Path:
     """Load the weights of a checkpoint of `fit`, the averaged ones if there are any.
 
+    Returns:
+        Where the checkpoint is.
+
     Raises:
-        RunError: they do not fit the model.
+        RunError: there is none, or they do not fit the model.
     """
+    if ckpt_path is None:
+        raise RunError(
+            "which weights? pass --ckpt_path runs/NAME/version_N/checkpoints/best.ckpt"
+        )
     state = load_checkpoint(ckpt_path).get("state_dict", {})
     try:
         module.load_state_dict(state)
@@ -134,6 +137,7 @@ def load_weights(module: DensityEstimation, ckpt_path: str | os.PathLike[str]) -
         raise RunError(
             f"the weights of {ckpt_path} do not fit the model of the config: {reason}"
         ) from error
+    return Path(ckpt_path).resolve()
 
 
 class _Pieces(L.LightningDataModule):

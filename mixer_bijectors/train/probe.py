@@ -45,9 +45,9 @@ def linear_probe(
         2016 (https://arxiv.org/abs/1610.01644)
 
     Example:
-        >>> x = np.random.default_rng(0).normal(size=(200, 3))
+        >>> x = np.random.default_rng(0).normal(size=(400, 3))
         >>> y = (x[:, 1] > 0).astype(int)
-        >>> linear_probe((x[:100], y[:100]), (x[100:], y[100:])) > 0.9
+        >>> linear_probe((x[:200], y[:200]), (x[200:], y[200:])) > 0.9
         True
     """
     from sklearn.linear_model import LogisticRegression

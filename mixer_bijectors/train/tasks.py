@@ -18,7 +18,7 @@ from .errors import RunError
 from .files import replacing
 from .images import Images
 from .module import DensityEstimation
-from .parts import Arrays, compute_in_parts, remove_parts
+from .parts import Arrays, compute_in_parts, load_weights, remove_parts
 from .probe import linear_probe
 
 __all__ = ["FlowTrainer"]
@@ -251,6 +251,30 @@ class FlowTrainer(L.Trainer):
         rows = [result[key] for key in ("images", "latents", "reconstructions")]
         print(f"largest difference {result['error'].max():.1e} of [-1, 1)")
         _write_npz(output, result, np.concatenate(rows), columns=len(rows[0]))
+
+    def export(
+        self,
+        model: DensityEstimation,
+        datamodule: L.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        output: str = "model.safetensors",
+    ) -> None:
+        """Write the weights of the model alone as safetensors, for `model.load_state_dict`.
+
+        Args:
+            model: the model, from the config.
+            datamodule: not looked at.
+            ckpt_path: a checkpoint of `fit`.
+            output: the safetensors file.
+        """
+        _check_suffix(output, ".safetensors")
+        load_weights(model, ckpt_path)
+        from safetensors.torch import save
+
+        state = {key: value.clone() for key, value in model.flow.state_dict().items()}
+        with replacing(output) as draft:
+            draft.write_bytes(save(state))
+        _finish(output)
 
     def _embed(
         self,
