@@ -279,6 +279,16 @@ def test_every_configuration_parses(path):
     command("fit", "--config", path, *options, "--print_config")
 
 
+@pytest.mark.parametrize("name", ["torchrun", "slurm", "sharded"])
+def test_settings_of_a_cluster_go_on_top(name):
+    overlay = CONFIGS / "cluster" / f"{name}.yaml"
+    configs = ("--config", CONFIGS / "photos.yaml", "--config", overlay)
+    printed = yaml.safe_load(command("fit", *configs, "--print_config").stdout)
+    want = yaml.safe_load(overlay.read_text())["trainer"]
+    assert {key: printed["trainer"][key] for key in want} == want
+    assert printed["model"]["flow"]["init_args"]["num_layers"] == 4
+
+
 def test_a_model_is_exported(run, tmp_path):
     task("export", run, tmp_path / "model.safetensors")
     weights = load_file(tmp_path / "model.safetensors")
