@@ -2,7 +2,9 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +23,11 @@ _NOISE_LEVELS = 2**16
 
 
 def dequantize(
-    x: Tensor, *, dtype: torch.dtype = torch.float32, generator: torch.Generator | None = None
+    x: Tensor,
+    *,
+    dtype: torch.dtype = torch.float32,
+    generator: torch.Generator | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> Tensor:
     r"""8-bit images with uniform noise added, in [-1, 1).
 
@@ -34,6 +40,7 @@ def dequantize(
         x: images of dtype uint8, any shape.
         dtype: floating point type of the result, float32 or float64.
         generator: source of the noise; by default the global one.
+        seeds: in place of a generator, a seed for each image of a batch.
 
     Raises:
         TypeError: `x` is not uint8, or `dtype` neither float32 nor float64.
@@ -48,9 +55,7 @@ def dequantize(
         True
     """
     _check_levels("dequantize", x, dtype)
-    noise = torch.randint(
-        _NOISE_LEVELS, x.shape, generator=generator, dtype=dtype, device=x.device
-    )
+    noise = _draw(partial(torch.randint, _NOISE_LEVELS), x, dtype, generator, seeds)
     return (x + noise / _NOISE_LEVELS) / (_LEVELS / 2) - 1
 
 
@@ -60,6 +65,7 @@ def add_noise(
     *,
     dtype: torch.dtype = torch.float32,
     generator: torch.Generator | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> Tensor:
     r"""8-bit images in [-1, 1), each level at its middle, with Gaussian noise added.
 
@@ -74,6 +80,7 @@ def add_noise(
         sigma: standard deviation of the noise.
         dtype: floating point type of the result, float32 or float64.
         generator: source of the noise; by default the global one.
+        seeds: in place of a generator, a seed for each image of a batch.
 
     Raises:
         TypeError: `x` is not uint8, or `dtype` neither float32 nor float64.
@@ -91,8 +98,25 @@ def add_noise(
     _check_levels("add_noise", x, dtype)
     if not sigma >= 0:
         raise ValueError(f"add_noise: sigma must not be negative, got {sigma}")
-    noise = torch.randn(x.shape, generator=generator, dtype=dtype, device=x.device)
+    noise = _draw(torch.randn, x, dtype, generator, seeds)
     return (x + 0.5) / (_LEVELS / 2) - 1 + sigma * noise
+
+
+def _draw(
+    sample: Callable[..., Tensor],
+    x: Tensor,
+    dtype: torch.dtype,
+    generator: torch.Generator | None,
+    seeds: Sequence[int] | None,
+) -> Tensor:
+    """Noise of the shape of `x`, with seeds the same for an image whatever batch it is in."""
+    where: dict[str, Any] = {"dtype": dtype, "device": x.device}
+    if seeds is None:
+        return sample(x.shape, generator=generator, **where)
+    each = torch.Generator(x.device)
+    return torch.stack(
+        [sample(x.shape[1:], generator=each.manual_seed(seed), **where) for seed in seeds]
+    )
 
 
 def _check_levels(function: str, x: Tensor, dtype: torch.dtype) -> None:

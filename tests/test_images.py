@@ -72,3 +72,15 @@ def test_grey_grids_and_default_columns():
     grid = images.make_grid(torch.zeros(9, 1, 2, 2), gap=0)
     assert grid.shape == (3, 6, 6)
     assert (grid == 128).all()
+
+
+@pytest.mark.parametrize(
+    "noise", [images.dequantize, lambda x, **k: images.add_noise(x, 0.1, **k)]
+)
+def test_noise_by_seed_does_not_depend_on_the_batch(noise):
+    x = torch.randint(256, (4, 1, 3, 5), dtype=torch.uint8)
+    whole = noise(x, seeds=[3, 5, 3, 7])
+    parts = torch.cat([noise(x[1:3], seeds=[5, 3]), noise(x[3:], seeds=[7])])
+    assert torch.equal(whole[1:], parts)
+    same = noise(torch.stack([x[0], x[0], x[0]]), seeds=[1, 1, 2])
+    assert torch.equal(same[0], same[1]) and not torch.equal(same[0], same[2])

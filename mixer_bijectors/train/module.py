@@ -209,12 +209,6 @@ class DensityEstimation(L.LightningModule):
         # as a checkpoint may be written right after the step.
         nf.utils.update_lipschitz(self.flow, 5)
 
-    def on_validation_batch_start(self, batch: Any, batch_idx: int, _: int = 0) -> None:
-        seed_generators(batch_idx)
-
-    def on_test_batch_start(self, batch: Any, batch_idx: int, _: int = 0) -> None:
-        seed_generators(batch_idx)
-
     def validation_step(self, batch: Batches, batch_idx: int) -> None:
         self._evaluate("val", batch, batch_idx)
 
@@ -223,6 +217,9 @@ class DensityEstimation(L.LightningModule):
 
     def _evaluate(self, split: str, batch: Batches, batch_idx: int) -> None:
         batch = as_batch(batch)
+        # The same random numbers every time, so that epochs, models and numbers of processes
+        # compare on the same.
+        seed_generators(*(batch.indices[:1] or [batch_idx]))
         x, labels = self.prepare(batch)
         metrics: Any = self.metrics[f"{split}_split"]
         kept = batch.kept if any(batch.padding) else slice(None)
@@ -250,19 +247,9 @@ class DensityEstimation(L.LightningModule):
     def prepare(self, batch: Batches) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Images in [-1, 1), and the labels if the flow takes them."""
         batch = as_batch(batch)
-        images = batch.images
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         scale = partial(add_noise, sigma=self.noise) if self.noise else dequantize
-        if batch.seeds:
-            generator = torch.Generator(images.device)
-            x = torch.cat(
-                [
-                    scale(image, dtype=dtype, generator=generator.manual_seed(seed))
-                    for image, seed in zip(images.split(1), batch.seeds)
-                ]
-            )
-        else:
-            x = scale(images, dtype=dtype)
+        x = scale(batch.images, dtype=dtype, seeds=batch.seeds or None)
         if not self.is_conditional or batch.labels is None:
             return x, ()
         return x, (batch.labels.long(),)
