@@ -20,7 +20,7 @@ from .batches import Batch, run_seed, seed_generators
 from .data import ImageDataModule
 from .errors import DataError, RunError
 from .metrics import MeanOverImages
-from .sharding import shard
+from .sharding import agree, shard
 
 __all__ = ["Batches", "DensityEstimation"]
 
@@ -145,12 +145,18 @@ class DensityEstimation(L.LightningModule):
                 f"{type(averaging[0]).__name__} cannot average a model that is sharded; leave "
                 "it out, or use the strategy ddp"
             )
-        if any(isinstance(m, (ActNorm, nf.flows.ActNorm)) for m in self.flow.modules()):
-            # What the first batch is seen with, as Lightning would convert it later.
-            self.trainer.precision_plugin.convert_module(self)
-            loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
-            x, labels = self.prepare(next(iter(loader)))
-            with torch.no_grad():
+        strategy, precision = self.trainer.strategy, self.trainer.precision_plugin
+        agree(self.flow, strategy.root_device)
+        awaits = any(isinstance(m, ActNorm | nf.flows.ActNorm) for m in self.flow.modules())
+        if awaits and self.trainer.state.fn == "fit":
+            # Now, in the precision and on the device that Lightning has for later, since what
+            # a layer writes into its parameters while it is put together is lost.
+            precision.convert_module(self)
+            self.to(strategy.root_device)
+            loader = self.trainer.fit_loop._data_source.dataloader()
+            batch = strategy.batch_to_device(as_batch(next(iter(loader))), strategy.root_device)
+            x, labels = self.prepare(batch)
+            with torch.no_grad(), precision.train_step_context():
                 self.density.log_prob(x, *labels)
         shard(self.flow, mesh["data_parallel"])
         self._is_sharded = True

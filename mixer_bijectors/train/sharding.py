@@ -1,15 +1,18 @@
 """Models whose parameters are spread over processes, by PyTorch's `fully_shard`."""
 
+from itertools import chain
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from ..models import HybridClassifier
+from .checkpoints import load_checkpoint
 
-__all__ = ["Sharded", "shard"]
+__all__ = ["Sharded", "agree", "shard"]
 
 # What is called on models of images and their layers besides `forward`.
 _METHODS = (
@@ -40,11 +43,24 @@ class Sharded(ModelParallelStrategy):
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read a checkpoint; whatever `weights_only` is, of tensors and plain values alone."""
-        return super().load_checkpoint(checkpoint_path, weights_only=True)
+        try:
+            return super().load_checkpoint(checkpoint_path, weights_only=True)
+        except Exception:
+            # Lightning reads the file itself; this tells what is wrong with it, if anything is.
+            load_checkpoint(checkpoint_path)
+            raise
 
 
 # So that `--trainer.strategy sharded` names it.
 StrategyRegistry.register("sharded", Sharded, description="fully_shard over all processes")
+
+
+def agree(module: nn.Module, device: torch.device) -> None:
+    """Give all processes the values of the first, as DDP does and `fully_shard` does not."""
+    for tensor in chain(module.parameters(), module.buffers()):
+        shared = tensor.detach().to(device)
+        distributed.broadcast(shared, 0)
+        tensor.data.copy_(shared)
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -55,8 +71,10 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """
     classifies = isinstance(model, HybridClassifier)
     density: Any = model.flow if classifies else model
-    for module in (*density.flows, density, *([model] if classifies else [])):
-        fully_shard(module, mesh=mesh)
+    layers = list(density.flows)
+    for module in (*layers, density, *([model] if classifies else [])):
+        # What is not in a layer is a base or a head, which are used after the flow has returned.
+        fully_shard(module, mesh=mesh, reshard_after_forward=module in layers)
         for method in _METHODS:
             if hasattr(module, method):
                 register_fsdp_forward_method(module, method)
