@@ -10,7 +10,15 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-__all__ = ["peak_memory", "print_table", "time_in_turn", "timing_parser", "write_json"]
+__all__ = [
+    "Runs",
+    "fitting_parser",
+    "peak_memory",
+    "print_table",
+    "time_in_turn",
+    "timing_parser",
+    "write_json",
+]
 
 
 def timing_parser(doc: str) -> argparse.ArgumentParser:
@@ -20,6 +28,34 @@ def timing_parser(doc: str) -> argparse.ArgumentParser:
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument("--json", help="write the rows to this file")
     return parser
+
+
+def fitting_parser(doc: str, budget: float) -> argparse.ArgumentParser:
+    """The options of every benchmark that trains its sides for equal times."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--budget", type=float, default=budget, help="seconds for each run")
+    parser.add_argument("--search", type=float, help="seconds for each try of a learning rate")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--json", help="keep runs in this file, and go on from it")
+    return parser
+
+
+class Runs:
+    """Results by name, in a JSON file if there is a path; what that holds is not run again."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = path
+        self.results: dict[str, dict[str, Any]] = {}
+        if path and Path(path).exists():
+            self.results = json.loads(Path(path).read_text())
+
+    def __call__(self, key: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The result of that name, of `run` unless it is there."""
+        if key not in self.results:
+            self.results[key] = run()
+            print(key, self.results[key], flush=True)
+            write_json(self.path, self.results)
+        return self.results[key]
 
 
 def time_in_turn(

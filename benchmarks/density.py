@@ -14,19 +14,17 @@ pixels of all images in one fixed random order, with the learning rates found wi
 `--only` picks rows. Runs that the JSON file already holds are not run again.
 """
 
-import argparse
-import json
 import math
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from random import Random
 from statistics import mean
 from typing import Any
 
 import normflows as nf
 import torch
-from common import print_table, write_json
+from common import Runs, fitting_parser, print_table
 from torch import Tensor, nn
 
 import mixer_bijectors as mb
@@ -39,21 +37,32 @@ SIZE, BATCH, WARMUP_STEPS, CLIP = 32, 64, 30, 1.0
 class Glow(nf.MultiscaleFlow):
     """Glow as the examples of normflows build it."""
 
-    def __init__(self, depth: int, hidden_channels: int, levels: int = 3) -> None:
+    def __init__(
+        self,
+        depth: int,
+        hidden_channels: int,
+        levels: int = 3,
+        shape: tuple[int, int, int] = (3, SIZE, SIZE),
+    ) -> None:
         bases, merges, flows = [], [], []
         for level in range(levels):
-            channels = 3 * 2 ** (levels + 1 - level)
+            channels = shape[0] * 2 ** (levels + 1 - level)
             blocks = [nf.flows.GlowBlock(channels, hidden_channels) for _ in range(depth)]
             flows.append([*blocks, nf.flows.Squeeze()])
-            side = SIZE // 2 ** (levels - level)
+            sides = [side // 2 ** (levels - level) for side in shape[1:]]
             if level > 0:
                 merges.append(nf.flows.Merge())
                 channels //= 2
-            bases.append(nf.distributions.DiagGaussian((channels, side, side)))
+            bases.append(nf.distributions.DiagGaussian((channels, *sides)))
         super().__init__(bases, flows, merges, class_cond=False)
 
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return super().log_prob(x, y)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Latents of all levels, flattened and one after the other."""
+        latents, _ = self.inverse_and_log_det(x)
+        return torch.cat([z.flatten(1) for z in latents], 1)
 
 
 def mixer_flow(num_layers: int, hidden_features: int) -> mb.MixerFlow:
@@ -107,7 +116,7 @@ ROWS: dict[str, Callable[[], Any]] = {
 class Experiment:
     """The data, and a way to train a model on it for some time."""
 
-    shape = (3, SIZE, SIZE)
+    shape: tuple[int, int, int] = (3, SIZE, SIZE)
 
     def __init__(self) -> None:
         photos = load_photos()
@@ -115,12 +124,22 @@ class Experiment:
         self.splits = {split: grid_patches(photos, SIZE, split) for split in ("val", "test")}
         self.order = torch.randperm(SIZE**2, generator=torch.Generator().manual_seed(0))
 
+    def clock(self) -> float:
+        """Seconds, of which budgets are made."""
+        return time.perf_counter()
+
     def batch(self, permute: bool = False) -> Tensor:
-        return self.prepare(torch.stack([self.crops[i] for i in range(BATCH)]), permute)
+        random = Random(int(torch.randint(2**62, ())))
+        crops = torch.stack([self.crops.read(i, random)[0] for i in range(BATCH)])
+        return self.prepare(crops, permute)
 
     def bits(self, model: Any, x: Tensor) -> Tensor:
         """Bits per dimension of each image."""
         return bits_per_dim(model.log_prob(x), self.shape)
+
+    def loss(self, model: Any, permute: bool = False) -> Tensor:
+        """What training minimises, on a new batch."""
+        return self.bits(model, self.batch(permute)).mean()
 
     def prepare(
         self, x: Tensor, permute: bool = False, generator: torch.Generator | None = None
@@ -150,15 +169,15 @@ class Experiment:
     ) -> tuple[int, float]:
         """Train for `budget` seconds; returns the steps done and the seconds for each."""
         with torch.no_grad():
-            self.bits(model, self.batch(permute))  # initialises ActNorm
+            self.loss(model, permute)  # initialises ActNorm
         optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.0)
-        steps, start = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - start) < budget:
+        steps, start = 0, self.clock()
+        while (elapsed := self.clock() - start) < budget:
             factor = 0.5 * (1 + math.cos(math.pi * elapsed / budget))
             factor *= min(1.0, (steps + 1) / WARMUP_STEPS)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * factor
-            loss = self.bits(model, self.batch(permute)).mean()
+            loss = self.loss(model, permute)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -190,31 +209,21 @@ class Experiment:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--budget", type=float, default=200, help="seconds for each run")
-    parser.add_argument("--search", type=float, help="seconds for each try of a learning rate")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser = fitting_parser(__doc__, budget=200)
     parser.add_argument("--permute", action="store_true")
     parser.add_argument("--only", nargs="+", default=list(ROWS), help="rows to run")
-    parser.add_argument("--json", help="keep runs in this file, and go on from it")
     arguments = parser.parse_args()
     search = arguments.search or arguments.budget / 5
 
     experiment = Experiment()
-    runs: dict[str, dict[str, Any]] = {}
-    if arguments.json and Path(arguments.json).exists():
-        runs = json.loads(Path(arguments.json).read_text())
+    runs = Runs(arguments.json)
 
     def run(
         name: str, rate: float, budget: float, seed: int, permute: bool, split: str
     ) -> dict[str, Any]:
         key = f"{name} | {split} | lr {rate} | {budget:g} s | seed {seed}"
         key += " | permuted" if permute else ""
-        if key not in runs:
-            runs[key] = experiment.run(name, rate, budget, seed, permute, split)
-            print(key, runs[key], flush=True)
-            write_json(arguments.json, runs)
-        return runs[key]
+        return runs(key, partial(experiment.run, name, rate, budget, seed, permute, split))
 
     def tests(name: str, seeds: list[int], permute: bool = False) -> list[dict[str, Any]]:
         tries = {

@@ -3,6 +3,7 @@
 Each takes the arguments of `MixerFlow` that it does not set itself.
 """
 
+import inspect
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -67,7 +68,7 @@ def spline(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
-    _refuse("spline", options, "univariate")
+    options = _without("spline", options, "univariate")
     univariate = RationalQuadratic(num_bins, bound)
     return MixerFlow(image_shape, patch_size, num_layers, univariate=univariate, **options)
 
@@ -90,7 +91,7 @@ def kan(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
-    _refuse("kan", options, "net", "num_blocks")
+    options = _without("kan", options, "net", "num_blocks")
     net = partial(nets.KAN, grid_size=grid_size)
     return MixerFlow(image_shape, patch_size, num_layers, net=net, **options)
 
@@ -114,7 +115,7 @@ def kan_layer(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
-    _refuse("kan_layer", options, "hidden_features", *_COUPLINGS)
+    options = _without("kan_layer", options, "hidden_features", *_COUPLINGS)
     flow = partial(KANLayer, grid_size=grid_size, bound=bound)
     sizes = (image_shape, patch_size, num_layers)
     return MixerFlow(*sizes, channel_flow=flow, patch_flow=flow, **options)
@@ -144,7 +145,7 @@ def maf_hybrid(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
-    _refuse("maf_hybrid", options, "patch_flow")
+    options = _without("maf_hybrid", options, "patch_flow")
 
     def patch_flow(num_patches: int) -> Flow:
         return Chain(
@@ -197,7 +198,7 @@ def attention_hybrid(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
-    _refuse("attention_hybrid", options, "base")
+    options = _without("attention_hybrid", options, "base")
     sizes = (image_shape, patch_size)
     return TarFlow(
         *sizes,
@@ -233,7 +234,7 @@ def residual(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
-    _refuse("residual", options, *_COUPLINGS)
+    options = _without("residual", options, *_COUPLINGS)
 
     def flow(size: int) -> Flow:
         net = nf.nets.LipschitzMLP(
@@ -265,7 +266,7 @@ def ffjord(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
-    _refuse("ffjord", options, *_COUPLINGS)
+    options = _without("ffjord", options, *_COUPLINGS)
     flow = partial(
         ContinuousFlow, tol=tol, hidden_features=hidden_features, context_features=num_classes
     )
@@ -278,11 +279,18 @@ def ffjord(
 _COUPLINGS = ("net", "num_blocks", "univariate", "channel_flow", "patch_flow")
 
 
-def _refuse(preset: str, options: dict[str, Any], *names: str) -> None:
-    """Refuse options that the preset sets itself, or that go to what it replaces."""
-    refused = [name for name in names if name in options]
+_DEFAULTS = inspect.signature(MixerFlow).parameters
+
+
+def _without(preset: str, options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Options without those that the preset sets itself, or that go to what it replaces.
+
+    A config file may spell out MixerFlow's defaults for these; any other value is refused.
+    """
+    refused = [n for n in names if n in options and options[n] != _DEFAULTS[n].default]
     if refused:
         raise TypeError(
             f"presets.{preset}: leave out {' and '.join(refused)}, which this preset sets "
             "itself or has no use for; MixerFlow takes all options"
         )
+    return {name: value for name, value in options.items() if name not in names}

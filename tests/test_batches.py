@@ -140,14 +140,14 @@ def test_a_loader_goes_on_from_its_state(source, num_workers):
 
 def test_training_varies_and_evaluation_does_not(source):
     drawn = Drawn(source, flip=True, periodic_shift=True)
-    _, a, _ = drawn[Draw(3, seed=5, train=True)]
-    _, b, _ = drawn[Draw(3, seed=5, train=True)]
-    _, c, _ = drawn[Draw(3, seed=6, train=True)]
+    _, a, _ = drawn[Draw(3, (5,), train=True)]
+    _, b, _ = drawn[Draw(3, (5,), train=True)]
+    _, c, _ = drawn[Draw(3, (6,), train=True)]
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert sorted(a.flatten().tolist()) == sorted(source.images[3].flatten().tolist())
     plain = Drawn(source, flip=True)
-    assert torch.equal(plain[Draw(3, seed=5)][1], source.images[3])
-    flips = [plain[Draw(3, seed=s, train=True)][1][0, 0, 0] for s in range(200)]
+    assert torch.equal(plain[Draw(3, (5,))][1], source.images[3])
+    flips = [plain[Draw(3, (s,), train=True)][1][0, 0, 0] for s in range(200)]
     assert 0.4 < sum(int(f == source.images[3, 0, 0, 5]) for f in flips) / 200 < 0.6
 
 
@@ -207,17 +207,16 @@ def test_nothing_can_be_read():
             raise ImageError("no")
 
     drawn = Drawn(Nothing(torch.zeros(3, 1, 2, 2)), skip_bad=True)
-    error = drawn[Draw(1, 0, train=True)]
+    error = drawn[Draw(1, train=True)]
     assert isinstance(error, DataError) and "none of 3 images can be read" in str(error)
 
 
 def test_labels_the_model_has_no_class_for_are_told(source):
-    drawn = Drawn(source, num_classes=2)
-    assert not isinstance(drawn[Draw(1, 0)], DataError)
-    batch = drawn.collate([drawn[Draw(1, 0)], drawn[Draw(2, 0)]])
-    with pytest.raises(
-        DataError, match=r"image 2 .* has the label 2, but the model has 2 classes"
-    ):
+    drawn = Drawn(source, labels=range(-1, 2))
+    assert not isinstance(drawn[Draw(1)], DataError)
+    batch = drawn.collate([drawn[Draw(1)], drawn[Draw(2)]])
+    told = r"image 2 \(2\) has the label 2, but those of the model are from -1 to 1"
+    with pytest.raises(DataError, match=told):
         as_batch(batch)
 
 
@@ -250,5 +249,27 @@ def test_sources_are_read_with_randomness_in_training_alone(source):
             return super().read(index, rng)
 
     drawn = Drawn(Spy(source.images))
-    drawn[Draw(0, 1, train=True)], drawn[Draw(0, 1)]
+    drawn[Draw(0, train=True)], drawn[Draw(0)]
     assert seen == [Random, type(None)]
+
+
+def test_a_run_goes_on_with_another_number_of_processes(source):
+    def read(loader, count):
+        iterator = iter(loader)
+        return [i for _ in range(count) for i in next(iterator).indices]
+
+    def make(batch_size, world_size, rank=0):
+        drawn = Drawn(source)
+        sampler = ShardedSampler(24, batch_size, train=True, rank=rank, world_size=world_size)
+        return ResumableLoader(
+            drawn, batch_size=batch_size, sampler=sampler, collate_fn=drawn.collate
+        )
+
+    one = make(4, 1)
+    seen = read(one, 2)
+    left = []
+    for rank in range(2):
+        resumed = make(2, 2, rank)
+        resumed.load_state_dict(one.state_dict())
+        left += read(resumed, 4)
+    assert sorted(seen + left) == list(range(24))

@@ -202,6 +202,23 @@ def test_a_classifier_and_a_probe(tmp_path):
 
 
 REFUSED = {
+    "a patch that does not fit": (
+        ["fit", "--config", "CONFIG", "--model.flow.init_args.patch_size", "5"],
+        "not divisible by patch height 5",
+    ),
+    "no images in a batch": (
+        ["fit", "--config", "CONFIG", "--data.init_args.batch_size", "0"],
+        "batch_size must be at least 1",
+    ),
+    "images of another shape": (
+        [
+            *("fit", "--config", "CONFIG", "--data.init_args.size", "16"),
+            *("--trainer.default_root_dir", "ROOT"),
+        ],
+        "expected shape (batch, 3, 32, 32)",
+    ),
+    "no such split": (["score", "--ckpt_path", "LAST", "--split", "exam"], "no split 'exam'"),
+    "a test of random weights": (["test", "--config", "CONFIG"], "which weights"),
     "no checkpoint": (["sample", "--config", "CONFIG"], "which weights"),
     "a missing one": (
         ["score", "--config", "CONFIG", "--ckpt_path", "none.ckpt"],
@@ -252,6 +269,36 @@ def test_errors_are_one_sentence(kind, run, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_results_of_other_data_or_settings_are_not_mixed_in(run, tmp_path):
+    folders = []
+    for value, name in ((40, "a"), (200, "b")):
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        for index in range(6):
+            pixels = np.full((32, 32, 3), value, np.uint8)
+            Image.fromarray(pixels).save(folders[-1] / f"{index}.png")
+
+    def score(folder, output, *options):
+        data = ("--data", "mixer_bijectors.train.Images", "--data.init_args.path", folder)
+        data += ("--data.init_args.batch_size", 2, "--data.init_args.test_split", "all")
+        task("score", run, tmp_path / output, *data, *options)
+        with (tmp_path / output).open(newline="") as file:
+            return [float(row["bits_per_dim"]) for row in csv.DictReader(file)]
+
+    want = score(folders[1], "b.csv")
+    # What a run over the other folder has left when it was cut off.
+    line, environment = start(
+        *("score", "--ckpt_path", run / "checkpoints" / "last.ckpt"),
+        *("--output", tmp_path / "mixed.csv", "--trainer.accelerator", "cpu"),
+        *("--data", "mixer_bijectors.train.Images", "--data.init_args.path", folders[0]),
+        *("--data.init_args.batch_size", 2, "--data.init_args.test_split", "all"),
+        *("--trainer.limit_predict_batches", 2),
+    )
+    subprocess.run(line, env=environment, check=True, capture_output=True)
+    (tmp_path / "mixed.csv").unlink()
+    assert score(folders[1], "mixed.csv") == want
+
+
 def test_killed_and_resumed_runs_end_with_the_same_weights(tmp_path):
     options = [*SMALL, "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "1"]
     row = kill_resume.compare(tmp_path, kills=4, steps=240, options=options, seed=1)
@@ -259,6 +306,44 @@ def test_killed_and_resumed_runs_end_with_the_same_weights(tmp_path):
     assert row["kills"] >= 2, row
     assert row["checkpoints unreadable"] == 0
     assert row["tensors that differ"] == 0
+
+
+def test_a_config_is_that_of_the_checkpoints_beside_it(tmp_path):
+    fit(tmp_path, 3)
+    before = (tmp_path / "version_0" / "config.yaml").read_text()
+    done = command(
+        *("fit", "--config", tmp_path / "version_0" / "config.yaml", "--ckpt_path", "last"),
+        *("--model.flow.init_args.hidden_features", 4, "--trainer.max_steps", 6),
+        fails=True,
+    )
+    assert "does not fit the model of the config" in done.stderr.strip().splitlines()[-1]
+    assert (tmp_path / "version_0" / "config.yaml").read_text() == before
+
+
+def test_plugins_of_the_config_are_used(tmp_path):
+    plugin = "lightning.pytorch.plugins.environments.LightningEnvironment"
+    fit(tmp_path, 2, f"--trainer.plugins+={plugin}")
+    fit(tmp_path, 2, "--trainer.plugins+=mixer_bijectors.train.AtomicCheckpointIO")
+
+
+def test_other_data_modules_serve(tmp_path):
+    (tmp_path / "others.py").write_text(
+        "import lightning as L, torch\n"
+        "class Others(L.LightningDataModule):\n"
+        "    def train_dataloader(self):\n"
+        "        x = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)\n"
+        "        return torch.utils.data.DataLoader(x, batch_size=4)\n"
+        "    val_dataloader = train_dataloader\n"
+    )
+    config = CONFIGS / "photos.yaml"
+    line, environment = start(
+        *("fit", "--config", config, "--trainer.default_root_dir", tmp_path / "runs"),
+        *(*SMALL[:8], "--data", "others.Others", "--trainer.max_steps", 2),
+    )
+    environment["PYTHONPATH"] = str(tmp_path)
+    done = subprocess.run(line, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoints, logs and pictures are in" in done.stdout
 
 
 def test_last_starts_afresh_where_there_is_nothing(tmp_path):

@@ -85,3 +85,21 @@ def test_bits_per_dim_do_not_depend_on_the_number_of_processes(tmp_path):
         seen.add(re.search(r"test/bits_per_dim\s+(\S+)", done.stdout)[1])
     assert len(seen) == 1, seen
     assert len(seen.pop()) > 12, "to the last digit"
+
+
+def test_a_classifier_is_tested_where_a_process_has_nothing_to_do(tmp_path):
+    """All images are in two batches, which leave the third process without one."""
+    root = ("--trainer.default_root_dir", tmp_path, "--trainer.max_steps", 2)
+    quiet = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
+    command("fit", "--config", CONFIGS / "mnist5k.yaml", *root, *quiet)
+    seen = set()
+    for processes in (1, 3):
+        strategy = "ddp" if processes > 1 else "auto"
+        done = command(
+            *("test", "--ckpt_path", tmp_path / "version_0" / "checkpoints" / "last.ckpt"),
+            *("--trainer.devices", processes, "--trainer.strategy", strategy, *quiet),
+            *("--data.init_args.batch_size", 500),
+        )
+        names = "accuracy|bits_per_dim|calibration_error"
+        seen.add(tuple(re.findall(rf"test/(?:{names})\s+(\S+)", done.stdout)))
+    assert len(seen) == 1 and len(seen.pop()) == 3, seen

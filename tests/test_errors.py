@@ -17,6 +17,10 @@ def tarflow(**options):
     return mb.TarFlow((3, 4, 4), 2, **(sizes | options))
 
 
+def classifier(**options):
+    return mb.HybridClassifier(tiny(), **({"num_classes": 3, "weight": 1.0} | options))
+
+
 def reference(image_shape=(3, 4, 4), drop=None, **extra):
     weights = tarflow().to_reference()
     weights.pop(drop, None)
@@ -160,6 +164,57 @@ ERRORS = {
         lambda: mb.denoise(tarflow(), IMAGES, -0.1),
         ValueError,
         "denoise: sigma must not be negative, got -0.1",
+    ),
+    "a classifier of a vector flow": (
+        lambda: mb.HybridClassifier(mb.ActNorm(5), 3, weight=1.0),
+        TypeError,
+        "HybridClassifier: flow must be a model of images such as MixerFlow, got ActNorm",
+    ),
+    "a classifier of a model that reads labels": (
+        lambda: mb.HybridClassifier(tiny(num_classes=3), 3, weight=1.0),
+        ValueError,
+        "HybridClassifier: the flow is class-conditional, and would read the labels that are "
+        "to be told; build it without num_classes",
+    ),
+    "a classifier of one class": (
+        lambda: classifier(num_classes=1),
+        ValueError,
+        "HybridClassifier: num_classes must be at least 2, got 1",
+    ),
+    "a negative weight": (
+        lambda: classifier(weight=-0.5),
+        ValueError,
+        "HybridClassifier: weight must be finite and not negative, got -0.5",
+    ),
+    "a weight that is not a number": (
+        lambda: classifier(weight=float("nan")),
+        ValueError,
+        "HybridClassifier: weight must be finite and not negative, got nan",
+    ),
+    "labels to learn that are not integers": (
+        lambda: classifier().loss(IMAGES, torch.zeros(2)),
+        TypeError,
+        "HybridClassifier: expected a tensor of integer labels, got torch.float32",
+    ),
+    "labels to learn that are a list": (
+        lambda: classifier().loss(IMAGES, [0, 1]),
+        TypeError,
+        "HybridClassifier: expected a tensor of integer labels, got list",
+    ),
+    "labels to learn of another shape": (
+        lambda: classifier().loss(IMAGES, torch.tensor([[0], [1]])),
+        ValueError,
+        "HybridClassifier: expected labels of shape (2,), got (2, 1)",
+    ),
+    "a label to learn that is no class": (
+        lambda: classifier().loss(IMAGES, torch.tensor([0, -1])),
+        ValueError,
+        "HybridClassifier: labels must be from 0 to 2, got -1",
+    ),
+    "images of another shape to classify": (
+        lambda: classifier()(torch.randn(2, 1, 4, 4)),
+        ValueError,
+        "MixerFlow: expected shape (batch, 3, 4, 4), got (2, 1, 4, 4)",
     ),
     "height": (
         lambda: mb.Patchify((3, 30, 32), 4),

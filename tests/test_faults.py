@@ -1,5 +1,6 @@
 """What goes wrong in a run is told in a sentence, and costs no more than it must."""
 
+import csv
 import errno
 import os
 import pickle
@@ -312,3 +313,26 @@ def test_metrics_do_not_depend_on_the_order():
             mean.update(part)
         means.add(mean.compute().item())
     assert len(means) == 1
+
+
+def test_a_log_goes_on_where_the_run_does(tmp_path):
+    from mixer_bijectors.train.logs import ResumableCSVLogger
+
+    def log(steps, name="train/bits_per_dim"):
+        logger = ResumableCSVLogger(tmp_path, name="", version="")
+        for step in steps:
+            logger.log_metrics({name: float(step), "epoch": 0}, step)
+        logger.save()
+
+    def steps():
+        with (tmp_path / "metrics.csv").open(newline="") as file:
+            return [int(row["step"]) for row in csv.DictReader(file)]
+
+    log(range(8))
+    log([8], "test/bits_per_dim")
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("0,1")  # cut off in its second field
+    log(range(5, 10))
+    assert steps() == list(range(10))
+    log([10], "test/bits_per_dim")
+    assert steps() == [*range(10), 10], "a test drops nothing"

@@ -269,10 +269,8 @@ def test_labels_out_of_range(tmp_path):
     rows = rows.map(lambda row, i: {"label": 7 if i == 5 else 1}, with_indices=True)
     rows.to_parquet(tmp_path / "all.parquet")
     data = Images(str(tmp_path), SHAPE, 4, test_split="all")
-    data.num_classes = 3
-    with pytest.raises(
-        DataError, match=r"image 5 .* has the label 7, but the model has 3 classes"
-    ):
+    data.labels = range(-1, 3)
+    with pytest.raises(DataError, match=r"image 5 .* has the label 7, but those of the model"):
         read(data, "test")
 
 
@@ -299,6 +297,15 @@ def test_what_is_wrong_is_told_in_a_sentence(kind, tmp_path):
     with pytest.raises(DataError, match=message) as caught:
         data.setup("fit")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], [[0, 1], [2]], [0.5, 1.5]])
+def test_labels_that_are_no_numbers_of_classes_are_none(labels, tmp_path):
+    images = [{"bytes": encode(picture(80)), "path": None}] * 2
+    rows = {"image": images, "label": labels}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "all.parquet")
+    images, labels = read(Images(str(tmp_path), SHAPE, 2, test_split="all"), "test")
+    assert len(images) == 2 and labels is None
 
 
 def test_no_column_of_images(tmp_path):

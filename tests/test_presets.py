@@ -1,8 +1,10 @@
 """MixerFlows with every inner flow: train, sample, invert, take classes, run under autocast."""
 
+import normflows as nf
 import pytest
 import torch
 from conftest import NETS, UNIVARIATES, train
+from jsonargparse import ArgumentParser
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
@@ -74,8 +76,8 @@ class TestPreset:
     ("name", "options"),
     [
         ("spline", {"univariate": mb.Affine()}),
-        ("kan", {"num_blocks": 2}),
-        ("attention_hybrid", {"base": None}),
+        ("kan", {"num_blocks": 3}),
+        ("attention_hybrid", {"base": nf.distributions.DiagGaussian((16, 4))}),
         ("maf_hybrid", {"patch_flow": mb.Coupling}),
         ("kan_layer", {"hidden_features": 8}),
         ("residual", {"univariate": mb.Affine()}),
@@ -85,6 +87,18 @@ class TestPreset:
 def test_options_without_effect_are_refused(name, options):
     with pytest.raises(TypeError, match=f"presets.{name}: .*{next(iter(options))}"):
         PRESETS[name](SHAPE, **options)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_config_file_names_any_preset(name):
+    """Its parser fills in the defaults of MixerFlow's options."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nf.NormalizingFlow, "flow")
+    options = {"image_shape": [1, 8, 8], "patch_size": 2, "num_layers": 1}
+    config = {"class_path": f"mixer_bijectors.presets.{name}", "init_args": options}
+    model = parser.instantiate_classes(parser.parse_object({"flow": config})).flow
+    assert isinstance(model, nf.NormalizingFlow)
+    assert model.log_prob(images(2)).shape == (2,)
 
 
 @pytest.mark.parametrize("univariate", UNIVARIATES)

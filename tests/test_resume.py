@@ -77,6 +77,7 @@ def assert_same(module, other):
         {"accumulate_grad_batches": 2},
         {"val_check_interval": 2},
         {"check_val_every_n_epoch": 2, "gradient_clip_val": 1.0},
+        pytest.param({"num_workers": 2, "average": True}, marks=pytest.mark.slow),
     ],
     ids=lambda options: "-".join(map(str, options)) or "plain",
 )

@@ -45,12 +45,17 @@ class Batch(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """One image to read: its position in the dataset, and the seed of what is random in it."""
+    """One image to read: its position in the dataset, and what its seed depends on beside."""
 
     position: int
-    seed: int
+    key: tuple[int, ...] = ()
     train: bool = False
     padding: bool = False
+
+    @property
+    def seed(self) -> int:
+        """Of all that is random in the image."""
+        return mix(*self.key, self.position)
 
 
 _Sample = tuple[Draw, Tensor | None, int | None]
@@ -152,30 +157,28 @@ class ShardedSampler(DistributedSampler[Draw]):
     def __len__(self) -> int:
         if self.train:
             return self.batches * self.batch_size
-        return sum(map(len, self._evaluation()))
+        return sum(len(batch) for batch, _ in self._evaluation())
 
     def __iter__(self) -> Iterator[Draw]:
         if not self.train:
-            for batch in self._evaluation()[self.start :]:
-                yield from batch
+            for batch, padding in self._evaluation():
+                yield from (Draw(index, padding=padding) for index in batch)
             return
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
         order = torch.randperm(self.size, generator=generator)
         for number in range(self.start, self.batches):
             begin = (number * self.num_replicas + self.rank) * self.batch_size
             for index in order[begin : begin + self.batch_size].tolist():
-                yield Draw(index, mix(self.seed, self.epoch, index), train=True)
+                yield Draw(index, (self.seed, self.epoch), train=True)
 
-    def _evaluation(self) -> list[list[Draw]]:
-        batches = []
+    def _evaluation(self) -> Iterator[tuple[range, bool]]:
+        """What is read of each batch, and whether it is padding."""
         for turn in range(0, len(self.todo), self.num_replicas):
-            draws = [Draw(0, mix(0), padding=True)]
             if turn + self.rank < len(self.todo):
                 begin = self.todo[turn + self.rank] * self.batch_size
-                end = min(begin + self.batch_size, self.size)
-                draws = [Draw(index, mix(index)) for index in range(begin, end)]
-            batches.append(draws)
-        return batches
+                yield range(begin, min(begin + self.batch_size, self.size)), False
+            else:
+                yield range(1), True
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -188,21 +191,23 @@ class ResumableLoader(DataLoader[Any]):
     def __iter__(self) -> Any:
         # A generator, so that nothing is read before the trainer has set the epoch.
         epoch = self.sampler.epoch
-        done = self._position[1] if self._position[0] == epoch else 0
-        self.sampler.start = done
+        images = self._position[1] if self._position[0] == epoch else 0
+        joint = self.sampler.batch_size * self.sampler.num_replicas
+        self.sampler.start = images // joint
+        images = self.sampler.start * joint
         for batch in super().__iter__():
-            done += 1
-            self._position = (epoch, done)
+            images += joint
+            self._position = (epoch, images)
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Where the run is: the epoch, the batches done of it, and the seed of the order."""
-        epoch, batches = self._position
-        return {"epoch": epoch, "batches": batches, "seed": self.sampler.seed}
+        """Where the run is: the epoch, what all processes have read of it, and its seed."""
+        epoch, images = self._position
+        return {"epoch": epoch, "images": images, "seed": self.sampler.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from there."""
-        self._position = (state["epoch"], state["batches"])
+        self._position = (state["epoch"], state["images"])
         self.sampler.seed = state["seed"]
         self.sampler.set_epoch(state["epoch"])
 
@@ -218,8 +223,7 @@ class Drawn(Dataset[Any]):
         order: a permutation of the pixels of all images, or None.
         skip_bad: in place of an image that cannot be read, take the next one in training, and
             none in evaluation.
-        num_classes: how many classes labels may name, from 0, or -1 for none in particular; 0
-            if that does not matter.
+        labels: which labels the model knows; None if they are not looked at.
 
     Attributes:
         bad: which images could not be read, in memory that workers share.
@@ -233,10 +237,10 @@ class Drawn(Dataset[Any]):
         periodic_shift: bool = False,
         order: Tensor | None = None,
         skip_bad: bool = False,
-        num_classes: int = 0,
+        labels: range | None = None,
     ) -> None:
         self.source = source
-        self.num_classes = num_classes
+        self.labels = labels
         self.flip = flip
         self.periodic_shift = periodic_shift
         self.order = order
@@ -253,10 +257,11 @@ class Drawn(Dataset[Any]):
         except DataError as error:
             # Raised in a worker it would reach the user wrapped in the worker's traceback.
             return error
-        if self.num_classes and label is not None and not -1 <= label < self.num_classes:
+        known = self.labels
+        if known is not None and label is not None and label not in known:
             return DataError(
-                f"image {index} ({self.source.name(index)}) has the label {label}, but the "
-                f"model has {self.num_classes} classes, numbered from 0"
+                f"image {index} ({self.source.name(index)}) has the label {label}, but those "
+                f"of the model are from {known.start} to {known[-1]}"
             )
         if pixels is None:
             return draw._replace(padding=True), None, label

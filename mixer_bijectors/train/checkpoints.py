@@ -14,7 +14,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from .errors import RunError
-from .files import make_folder, replacing
+from .files import make_folder, remove_drafts, replacing
 
 __all__ = ["AtomicCheckpointIO", "LastCheckpoint", "load_checkpoint"]
 
@@ -38,6 +38,11 @@ class LastCheckpoint(ModelCheckpoint):
             train_time_interval=train_time_interval,
             enable_version_counter=False,
         )
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.is_global_zero:
+            remove_drafts(str(self.dirpath))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)

@@ -1,14 +1,24 @@
 """The command `mixer-bijectors`."""
 
+import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import (
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import distributed
 
 from .checkpoints import AtomicCheckpointIO
 from .errors import RunError
@@ -16,6 +26,7 @@ from .files import UNWRITABLE, make_folder, unwritable
 from .guard import Guard
 from .logs import ResumableCSVLogger
 from .module import DensityEstimation
+from .parts import NO_CHECKPOINT
 from .tasks import FlowTrainer
 
 __all__ = ["main"]
@@ -30,6 +41,7 @@ class FlowCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         # Checkpoints are never read in another way, see `AtomicCheckpointIO`.
         theirs = {k: v | {"weights_only"} for k, v in LightningCLI.subcommands().items()}
+        del theirs["predict"]  # the tasks do
         return theirs | {task: {"model", "datamodule"} for task in _TASKS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -39,7 +51,7 @@ class FlowCLI(LightningCLI):
         """A checkpoint holds no hyperparameters: the config says what the model is."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        config = self.config[str(self.subcommand)] if self.subcommand else self.config
+        config = self.config_init[str(self.subcommand)]
         plugins = config.trainer.plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -59,37 +71,81 @@ class FlowCLI(LightningCLI):
             kwargs["logger"] = [csv, tensorboard]
         return super().instantiate_trainer(**kwargs)
 
-    def _resume(self, root: Path) -> int | None:
-        """Which run of the folder to go on with, if any; `last` finds its checkpoint."""
+    def _resume(self, root: Path) -> int:
+        """The number of the run, new or to go on with; finds the checkpoint `last`."""
         options = self.config_init["fit"]
         if options.ckpt_path == "last":
-            found = sorted(root.glob("version_*/checkpoints/last.ckpt"), key=_version)
+            # What Lightning writes when SLURM is about to end a job may be newer.
+            found = [
+                *root.glob("version_*/checkpoints/last.ckpt"),
+                *root.glob("hpc_ckpt*.ckpt"),
+            ]
+            found.sort(key=lambda path: path.stat().st_mtime)
             options.ckpt_path = str(found[-1]) if found else None
-        if options.ckpt_path is None:
-            return None
-        path = Path(options.ckpt_path)
-        inside = path.parent.parent.parent.resolve() == root.resolve()
-        return _version(path) if inside and path.exists() else None
+        versions = [_version(path) for path in root.glob("version_*")]
+        if options.ckpt_path is not None:
+            path = Path(options.ckpt_path).resolve()
+            if path.parent == root.resolve() and versions:
+                return max(versions)
+            if path.exists() and path.parents[2] == root.resolve():
+                return _version(path.parents[1])
+        return self._claim(root, max(versions, default=-1) + 1)
+
+    def _claim(self, root: Path, version: int) -> int:
+        """Make the folder of a new run, which no other run that starts now can then take."""
+        if getattr(rank_zero_only, "rank", 0):
+            return version  # what the first process says counts
+        while True:
+            try:
+                (root / f"version_{version}").mkdir()
+            except FileExistsError:
+                version += 1
+            else:
+                return version
+
+    def before_validate(self) -> None:
+        self._need_checkpoint("validate")
+
+    def before_test(self) -> None:
+        self._need_checkpoint("test")
+
+    def _need_checkpoint(self, subcommand: str) -> None:
+        if self.config_init[subcommand].ckpt_path is None:
+            raise RunError(NO_CHECKPOINT)
 
     def after_fit(self) -> None:
         trainer = self.trainer
-        checkpoints = trainer.checkpoint_callback
-        # A run that ended before its first validation has no best checkpoint.
-        best = getattr(checkpoints, "best_model_path", "") or None
-        (metrics,) = trainer.test(
-            self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False
-        )
         folder = trainer.log_dir  # asks all processes
-        if trainer.is_global_zero:
-            print(
-                f"test bits per dimension {metrics['test/bits_per_dim']:.3f}, "
-                f"reconstruction error {metrics['test/reconstruction_error']:.1e}"
+        data = self.datamodule
+        has_tests = is_overridden("test_dataloader", data, L.LightningDataModule)
+        if has_tests and trainer.limit_test_batches:
+            checkpoints = trainer.checkpoint_callback
+            # A run that ended before its first validation has no best checkpoint.
+            best = getattr(checkpoints, "best_model_path", "") or None
+            (metrics,) = trainer.test(
+                self.model, datamodule=data, ckpt_path=best, verbose=False
             )
+            if trainer.is_global_zero:
+                print(
+                    f"test bits per dimension {metrics['test/bits_per_dim']:.3f}, "
+                    f"reconstruction error {metrics['test/reconstruction_error']:.1e}"
+                )
+        if trainer.is_global_zero:
             print(f"checkpoints, logs and pictures are in {folder}")
 
 
-def _version(checkpoint: Path) -> int:
-    match = re.fullmatch(r"version_(\d+)", checkpoint.parent.parent.name)
+class _ConfigOfRun(SaveConfigCallback):
+    """Writes `config.yaml` once the checkpoint that a run goes on from has been accepted."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Not yet."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
+
+
+def _version(folder: Path) -> int:
+    match = re.fullmatch(r"version_(\d+)", folder.name)
     return int(match[1]) if match else -1
 
 
@@ -111,8 +167,13 @@ def _with_config(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is told in one sentence."""
+    """Run the command line; what a user can mend is told in one sentence.
+
+    With `MIXER_BIJECTORS_TRACEBACK` in the environment, where it was found is shown as well.
+    """
     sys.argv[1:] = _with_config(sys.argv[1:])
+    warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model")
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     try:
         FlowCLI(
             DensityEstimation,
@@ -120,12 +181,30 @@ def main() -> None:
             subclass_mode_data=True,
             trainer_class=FlowTrainer,
             trainer_defaults={"inference_mode": False},
+            save_config_callback=_ConfigOfRun,
             save_config_kwargs={"overwrite": True},
         )
-    except RunError as error:
-        sys.exit(f"mixer-bijectors: {error}")
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None or "MIXER_BIJECTORS_TRACEBACK" in os.environ:
             raise
-        path = Path(str(error.filename or "a file"))
-        sys.exit(f"mixer-bijectors: {unwritable(path, error)}")
+        sys.exit(f"mixer-bijectors: {reason}")
+
+
+def _reason(error: Exception) -> str | None:
+    """What to tell of an error that a user can mend; None for any other."""
+    if isinstance(error, RunError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return str(unwritable(Path(str(error.filename or "a file")), error))
+    if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
+        misfit = str(error).splitlines()[-1].strip()
+        return f"the checkpoint does not fit the model of the config: {misfit}"
+    if distributed.is_initialized() and isinstance(error, RuntimeError):
+        return f"another process has failed, or left this one waiting: {error}".splitlines()[0]
+    if isinstance(error, ValueError | TypeError | MisconfigurationException):
+        # What was wrong at first: the parser wraps errors in longer ones.
+        while (inner := error.__cause__ or error.__context__) is not None:
+            error = inner  # type: ignore[assignment]
+        return str(error).splitlines()[0]
+    return None

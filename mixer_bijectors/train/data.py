@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from random import Random
+from typing import Any
 
 import lightning as L
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .batches import Batch, Drawn, ResumableLoader, ShardedSampler, Source, run_seed
+from .errors import DataError
 from .photos import Crops, grid_patches, load_photos
 
 __all__ = ["Digits", "ImageDataModule", "MNIST5k", "Photos"]
@@ -32,12 +34,11 @@ class ImageDataModule(L.LightningDataModule):
 
     Attributes:
         sources: by split, 'train', 'val' and 'test', where images are read; made by `setup`.
-        num_classes: how many classes labels may name; 0 if that does not matter. The model
-            sets it.
+        labels: which labels the model knows, or None if they are not looked at; it sets them.
     """
 
     sources: Mapping[str, Source]
-    num_classes = 0
+    labels: range | None = None
 
     def __init__(
         self,
@@ -116,15 +117,23 @@ class ImageDataModule(L.LightningDataModule):
         )
 
     def teardown(self, stage: str) -> None:
-        counts = [(split, int(drawn.bad.sum())) for split, drawn in self.drawn.items()]
-        skipped = [f"{count} of {split}" for split, count in counts if count]
-        if skipped:
+        strategy: Any = self.trainer.strategy if self.trainer else None
+        skipped = []
+        for split, drawn in self.drawn.items():
+            bad = drawn.bad
+            if strategy is not None:  # each process has met its own
+                bad = strategy.reduce(bad.int().to(strategy.root_device), reduce_op="sum") > 0
+            if bad.any():
+                skipped.append(f"{int(bad.sum())} of {split}")
+        if skipped and (self.trainer is None or self.trainer.is_global_zero):
             print(f"images that could not be read, and were skipped: {', '.join(skipped)}")
 
     def _drawn(self, split: str) -> Drawn:
         if split not in self.drawn:
             if not hasattr(self, "sources"):
                 self.setup("fit")
+            if split not in self.sources:
+                raise DataError(f"there is no split {split!r}, but {', '.join(self.sources)}")
             source = self.sources[split]
             order = None
             if self.permute_seed is not None:
@@ -137,7 +146,7 @@ class ImageDataModule(L.LightningDataModule):
                 periodic_shift=self.periodic_shift,
                 order=order,
                 skip_bad=self.on_bad_image == "skip",
-                num_classes=self.num_classes,
+                labels=self.labels,
             )
         return self.drawn[split]
 
@@ -184,8 +193,7 @@ class Photos(ImageDataModule):
         batches_per_epoch: training batches between two validations, if one process trains;
             with more, each batch is of more crops, and there are as many fewer.
         num_workers: processes that read images.
-        permute_seed: see `ImageDataModule`.
-        periodic_shift: see `ImageDataModule`.
+        options: see `ImageDataModule`.
     """
 
     def __init__(
@@ -194,15 +202,9 @@ class Photos(ImageDataModule):
         batch_size: int = 64,
         batches_per_epoch: int = 100,
         num_workers: int = 0,
-        permute_seed: int | None = None,
-        periodic_shift: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            batch_size,
-            num_workers,
-            permute_seed=permute_seed,
-            periodic_shift=periodic_shift,
-        )
+        super().__init__(batch_size, num_workers, **options)
         self.size = size
         self.batches_per_epoch = batches_per_epoch
 
@@ -223,10 +225,12 @@ class Digits(ImageDataModule):
 
     Args:
         batch_size: images in a batch of one process.
+        num_workers: processes that read images.
+        options: see `ImageDataModule`.
     """
 
-    def __init__(self, batch_size: int = 64) -> None:
-        super().__init__(batch_size)
+    def __init__(self, batch_size: int = 64, num_workers: int = 0, **options: Any) -> None:
+        super().__init__(batch_size, num_workers, **options)
 
     def setup(self, stage: str) -> None:
         self.sources = self.splits()
@@ -248,10 +252,12 @@ class MNIST5k(ImageDataModule):
 
     Args:
         batch_size: images in a batch of one process.
+        num_workers: processes that read images.
+        options: see `ImageDataModule`.
     """
 
-    def __init__(self, batch_size: int = 64) -> None:
-        super().__init__(batch_size)
+    def __init__(self, batch_size: int = 64, num_workers: int = 0, **options: Any) -> None:
+        super().__init__(batch_size, num_workers, **options)
 
     def setup(self, stage: str) -> None:
         self.sources = self.splits()

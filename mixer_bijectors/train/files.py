@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import RunError
 
-__all__ = ["UNWRITABLE", "make_folder", "replacing", "unwritable"]
+__all__ = ["UNWRITABLE", "make_folder", "remove_drafts", "replacing", "unwritable"]
 
 # What the system says of a place where nothing can be written.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -42,6 +42,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
+        draft.unlink(missing_ok=True)
+
+
+def remove_drafts(folder: str | os.PathLike[str]) -> None:
+    """Remove what processes that were killed had begun to write."""
+    for draft in Path(folder).glob(".*.partial*"):
         draft.unlink(missing_ok=True)
 
 
@@ -79,6 +85,6 @@ def unwritable(path: Path, error: OSError) -> RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(
             f"the disk is full: {path} could not be written, what was there before is intact; "
-            "free some space and resume with --ckpt_path last"
+            "free some space and start again, a run with --ckpt_path last"
         )
     return RunError(f"{path} cannot be written: {error.strerror or error}")

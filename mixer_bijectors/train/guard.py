@@ -68,7 +68,11 @@ class Guard(L.Callback):
         norm: Any = torch.nn.utils.get_total_norm(gradients)
         if hasattr(norm, "full_tensor"):  # of gradients that are sharded over processes
             norm = norm.full_tensor()
-        good = bool((losses < self.limit).all() & norm.isfinite())
+        fine = losses < self.limit
+        # In float16 a gradient may overflow, which Lightning's scaler sees to.
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            fine = fine & norm.isfinite()
+        good = bool(fine.all())
         if trainer.strategy.reduce_boolean_decision(good, all=True):
             self._in_a_row = 0
             return

@@ -105,7 +105,8 @@ class Images(ImageDataModule):
         self.random_crop = random_crop
 
     def prepare_data(self) -> None:
-        self._load()  # downloads, in one process on each machine
+        if find_format(Path(self.path)) is None:
+            self._load()  # downloads, in one process on each machine
 
     def setup(self, stage: str) -> None:
         if hasattr(self, "sources"):
@@ -197,9 +198,12 @@ class _Rows:
                 "the type Image, or be named image"
             )
         self.image = image
-        self.label = _column(features, datasets.ClassLabel, _LABEL_COLUMNS)
+        # Labels by other names, as text or several at once, are none.
+        numbers = {k: f for k, f in features.items() if "int" in str(getattr(f, "dtype", ""))}
+        self.label = _column(numbers, datasets.ClassLabel, _LABEL_COLUMNS)
         columns = [c for c in (self.image, self.label) if c is not None]
-        self.num_classes = getattr(features.get(self.label), "num_classes", None)
+        classes = getattr(features.get(self.label), "num_classes", None)
+        self.labels = None if classes is None else range(-1, classes)
         rows = rows.select_columns(columns)
         if isinstance(features[image], datasets.Image):
             # Decoded by us, so that an error can name its image.
@@ -219,9 +223,9 @@ class _Rows:
         if not isinstance(encoded, bytes | str):
             raise ImageError("there is nothing in its row")
         label = row[self.label] if self.label else None
-        known = self.num_classes
-        if known is not None and label is not None and not -1 <= label < known:
-            raise DataError(f"image {index} has the label {label}, of {known} classes")
+        known = self.labels
+        if known is not None and label is not None and label not in known:
+            raise DataError(f"image {index} has the label {label}, of {known[-1] + 1} classes")
         return open_image(encoded, channels), None if label is None else int(label)
 
     def name(self, index: int) -> str:

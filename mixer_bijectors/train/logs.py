@@ -18,20 +18,26 @@ class _Writer(ExperimentWriter):
     _trimmed = False
 
     def _check_log_dir_exists(self) -> None:
-        """What is there already stays."""
+        """What is there already stays, and says which columns there are."""
+        if self._fs.isfile(self.metrics_file_path):
+            with open(self.metrics_file_path, newline="") as file:
+                self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
 
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
-        if not self._trimmed and self._fs.isfile(self.metrics_file_path):
+        # A run that was over is tested again, and has trained no step anew.
+        tests = all(key.startswith(("test/", "epoch")) for key in metrics_dict)
+        if not (self._trimmed or tests):
             self._trim(step or 0)
-        self._trimmed = True
+            self._trimmed = True
         super().log_metrics(metrics_dict, step)
 
     def _trim(self, step: int) -> None:
+        if not self._fs.isfile(self.metrics_file_path):
+            return
         with open(self.metrics_file_path, newline="") as file:
-            reader = csv.DictReader(file)
-            self.metrics_keys = list(reader.fieldnames or [])
-            # A row without a step was cut short.
-            rows = [row for row in reader if row["step"] and int(row["step"]) < step]
+            # A row without its last fields was cut short.
+            whole = [row for row in csv.DictReader(file) if None not in row.values()]
+        rows = [row for row in whole if int(row["step"]) < step]
         with replacing(self.metrics_file_path) as draft, draft.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.metrics_keys)
             writer.writeheader()

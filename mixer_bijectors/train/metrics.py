@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.utilities import dim_zero_cat
 
-__all__ = ["MeanOverImages"]
+__all__ = ["CalibrationError", "MeanOverImages"]
 
 
 class MeanOverImages(Metric):
@@ -33,3 +34,32 @@ class MeanOverImages(Metric):
         # Sorted, so that the rounding of the sum does not depend on the order.
         ordered: Tensor = dim_zero_cat(self.values).sort().values
         return ordered.to(torch.float64).mean()
+
+
+class CalibrationError(Metric):
+    """Expected calibration error in 15 bins; a process may have nothing to add to it.
+
+    Example:
+        >>> error = CalibrationError()
+        >>> error.update(torch.tensor([[9.0, -9.0], [-9.0, 9.0]]), torch.tensor([0, 1]))
+        >>> error.update(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
+        >>> bool(error.compute() < 1e-3)
+        True
+    """
+
+    full_state_update = False
+    logits: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("logits", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        self.logits.append(logits.detach())
+        self.labels.append(labels)
+
+    def compute(self) -> Tensor:
+        logits, labels = dim_zero_cat(self.logits), dim_zero_cat(self.labels)
+        return multiclass_calibration_error(logits, labels, logits.shape[1])

@@ -11,7 +11,6 @@ import normflows as nf
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from ..actnorm import ActNorm
 from ..images import add_noise, bits_per_dim, dequantize
@@ -19,7 +18,7 @@ from ..models import HybridClassifier
 from .batches import Batch, run_seed, seed_generators
 from .data import ImageDataModule
 from .errors import DataError, RunError
-from .metrics import MeanOverImages
+from .metrics import CalibrationError, MeanOverImages
 from .sharding import agree, shard
 
 __all__ = ["Batches", "DensityEstimation"]
@@ -87,10 +86,10 @@ class DensityEstimation(L.LightningModule):
         self.weight_decay = weight_decay
         self._is_initialized = self._is_sharded = False
         self.is_classifier = isinstance(flow, HybridClassifier)
-        self.is_conditional = bool(
-            getattr(flow, "class_cond", False)
-            or (getattr(flow, "num_classes", 0) and not self.is_classifier)
-        )
+        classes = getattr(flow, "num_classes", 0)
+        self.is_conditional = bool(classes) and not self.is_classifier
+        # -1 stands for no class in particular.
+        self.labels = range(0 if self.is_classifier else -1, classes) if classes else None
         self.metrics = nn.ModuleDict({f"{split}_split": self._metrics() for split in _SPLITS})
         self.compile_density = compile
         self._compiled = torch.compile(self._eager) if compile else None
@@ -110,20 +109,18 @@ class DensityEstimation(L.LightningModule):
     def _metrics(self) -> nn.ModuleDict:
         metrics: dict[str, nn.Module] = {"bits_per_dim": MeanOverImages()}
         if self.is_classifier:
-            classes = self.flow.num_classes
-            metrics["accuracy"] = MulticlassAccuracy(classes, average="micro")
-            metrics["calibration_error"] = MulticlassCalibrationError(classes)
+            metrics["accuracy"] = MeanOverImages()
+            metrics["calibration_error"] = CalibrationError()
         return nn.ModuleDict(metrics)
-
-    @property
-    def num_labels(self) -> int:
-        """How many classes labels may name; 0 if labels are not looked at."""
-        return self.flow.num_classes if self.is_conditional or self.is_classifier else 0
 
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, ImageDataModule):
-            datamodule.num_classes = self.num_labels
+            datamodule.labels = self.labels
+            if getattr(self.trainer, "overfit_batches", 0):
+                raise RunError(
+                    "overfit_batches puts images in another order; use limit_train_batches"
+                )
         for callback in self._callbacks():
             if isinstance(callback, WeightAveraging) and callback._use_buffers:
                 # The average of an index is no index: shifted layers would read wrong pixels.
@@ -231,8 +228,9 @@ class DensityEstimation(L.LightningModule):
         kept = batch.kept if any(batch.padding) else slice(None)
         if self.is_classifier:
             log_prob, logits = self._run(x)
-            for name in ("accuracy", "calibration_error"):
-                metrics[name].update(logits[kept], self._given_labels(batch)[kept])
+            given = self._given_labels(batch)
+            metrics["accuracy"].update((logits.argmax(1) == given).float()[kept])
+            metrics["calibration_error"].update(logits[kept], given[kept])
         else:
             log_prob = self._run(x, *labels)
         metrics["bits_per_dim"].update(bits_per_dim(log_prob, x.shape[1:])[kept])

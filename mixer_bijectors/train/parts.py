@@ -21,8 +21,9 @@ from .errors import RunError
 from .files import make_folder, replacing
 from .module import Batches, DensityEstimation, as_batch
 
-__all__ = ["Arrays", "Parts", "compute_in_parts", "remove_parts"]
+__all__ = ["NO_CHECKPOINT", "Arrays", "Parts", "compute_in_parts", "remove_parts"]
 
+NO_CHECKPOINT = "which weights? pass --ckpt_path runs/NAME/version_N/checkpoints/best.ckpt"
 Arrays = dict[str, np.ndarray]
 
 
@@ -57,6 +58,8 @@ class Parts:
     def read(self) -> Arrays:
         """The results of all batches in their order."""
         parts = [dict(np.load(path)) for path in sorted(self.folder.glob("[0-9]*.npz"))]
+        if not parts:
+            raise RunError("none of the images can be read")
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -93,12 +96,17 @@ def compute_in_parts(
         RunError: no checkpoint, or one that does not fit the model.
     """
     checkpoint = load_weights(module, ckpt_path)
-    data.num_classes = module.num_labels
+    if not isinstance(data, ImageDataModule):
+        raise RunError(
+            f"this needs a data module that is an ImageDataModule, got a {type(data).__name__}"
+        )
+    data.labels = module.labels
     make_folder(Path(output).resolve().parent)
     stat = checkpoint.stat()
     about = {
         "checkpoint": [str(checkpoint), stat.st_size, stat.st_mtime_ns],
-        "data": [type(data).__name__, split, size, data.batch_size],
+        "data": [type(data).__name__, _settings(data), split, size],
+        "model": [str(module.density), module.noise, str(trainer.precision)],
         "seed": run_seed(),
         "task": list(task),
     }
@@ -126,9 +134,7 @@ def load_weights(module: DensityEstimation, ckpt_path: str | os.PathLike[str] | 
         RunError: there is none, or they do not fit the model.
     """
     if ckpt_path is None:
-        raise RunError(
-            "which weights? pass --ckpt_path runs/NAME/version_N/checkpoints/best.ckpt"
-        )
+        raise RunError(NO_CHECKPOINT)
     state = load_checkpoint(ckpt_path).get("state_dict", {})
     try:
         module.load_state_dict(state)
@@ -138,6 +144,17 @@ def load_weights(module: DensityEstimation, ckpt_path: str | os.PathLike[str] | 
             f"the weights of {ckpt_path} do not fit the model of the config: {reason}"
         ) from error
     return Path(ckpt_path).resolve()
+
+
+def _settings(data: ImageDataModule) -> dict[str, Any]:
+    """What the images are and how they are read, as far as it changes results."""
+    plain = (str, int, float, tuple, list, dict, type(None))
+    other = ("drawn", "num_workers", "sources", "trainer")
+    return {
+        key: value
+        for key, value in vars(data).items()
+        if isinstance(value, plain) and not key.startswith("_") and key not in other
+    }
 
 
 class _Pieces(L.LightningDataModule):

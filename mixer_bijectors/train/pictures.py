@@ -30,7 +30,7 @@ class Pictures(L.Callback):
     and the photographs that come back from these) and `curve.png` at the end of a fit.
 
     Args:
-        every_n_epochs: validations between two grids of samples.
+        every_n_epochs: epochs between two grids of samples.
         num_samples: images in the grid.
         temperature: scale of the base's standard deviation for samples.
         options: what else samples are drawn with, such as the `guidance` of a TarFlow.

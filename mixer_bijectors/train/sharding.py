@@ -73,7 +73,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     density: Any = model.flow if classifies else model
     layers = list(density.flows)
     for module in (*layers, density, *([model] if classifies else [])):
-        # What is not in a layer is a base or a head, which are used after the flow has returned.
+        # What is in no layer is a base or a head, used after the flow has returned.
         fully_shard(module, mesh=mesh, reshard_after_forward=module in layers)
         for method in _METHODS:
             if hasattr(module, method):

@@ -15,7 +15,7 @@ from .anomaly import anomaly_scores, auroc, complexity
 from .batches import Batch
 from .data import ImageDataModule, TensorSource
 from .errors import RunError
-from .files import replacing
+from .files import make_folder, replacing
 from .images import Images
 from .module import DensityEstimation
 from .parts import Arrays, compute_in_parts, load_weights, remove_parts
@@ -168,13 +168,15 @@ class FlowTrainer(L.Trainer):
             anomalies: folder or dataset of images to be told from these by their scores.
         """
         _check_suffix(output, ".csv", ".parquet")
-        tables = {split: self._score(model, datamodule, ckpt_path, output, split)}
+        told = anomalies is not None
+        tables = {split: self._score(model, datamodule, ckpt_path, output, split, told)}
         if anomalies is not None:
             shape = model.density.image_shape
-            others = Images(anomalies, shape, datamodule.batch_size, test_split="all")
+            others = _like(datamodule, anomalies, shape)
             part = f"{output}.anomalies"
-            tables["anomalies"] = self._score(model, others, ckpt_path, part, "test")
-            held_out = self._score(model, datamodule, ckpt_path, f"{output}.typical", "val")
+            tables["anomalies"] = self._score(model, others, ckpt_path, part, "test", True)
+            part = f"{output}.typical"
+            held_out = self._score(model, datamodule, ckpt_path, part, "val", False)
         if not self.is_global_zero:
             return
         if anomalies is not None:
@@ -269,6 +271,7 @@ class FlowTrainer(L.Trainer):
         """
         _check_suffix(output, ".safetensors")
         load_weights(model, ckpt_path)
+        make_folder(Path(output).resolve().parent)
         from safetensors.torch import save
 
         state = {key: value.clone() for key, value in model.flow.state_dict().items()}
@@ -301,14 +304,19 @@ class FlowTrainer(L.Trainer):
         ckpt_path: str | None,
         output: str,
         split: str,
+        compressed: bool,
     ) -> dict[str, Any]:
         def score(batch: Batch) -> dict[str, Tensor]:
             x, labels = model.prepare(batch)
-            bits = bits_per_dim(model.flow.log_prob(x, *labels), x.shape[1:])
-            return {"bits_per_dim": bits, "complexity": complexity(batch.images)}
+            bits = bits_per_dim(model.density.log_prob(x, *labels), x.shape[1:])
+            scores = {"bits_per_dim": bits}
+            if compressed:  # takes longer than some models
+                scores["complexity"] = complexity(batch.images)
+            return scores
 
+        task = ["score", compressed]
         scores = compute_in_parts(
-            self, model, score, data, ckpt_path, output, split=split, task=["score"]
+            self, model, score, data, ckpt_path, output, split=split, task=task
         )
         if not scores:
             return {}
@@ -325,6 +333,21 @@ class _Requests(ImageDataModule):
         if classes:
             labels = torch.tensor(classes).repeat(-(-number // len(classes)))[:number]
         self.sources = {"test": TensorSource(torch.zeros(number, 1, 1, 1), labels)}
+
+
+def _like(data: ImageDataModule, path: str, shape: tuple[int, int, int]) -> Images:
+    """All images of another path, read as those of `data` are."""
+    return Images(
+        path,
+        shape,
+        data.batch_size,
+        data.num_workers,
+        test_split="all",
+        resize=data.resize if isinstance(data, Images) else "crop",
+        permute_seed=data.permute_seed,
+        periodic_shift=data.periodic_shift,
+        on_bad_image=data.on_bad_image,
+    )
 
 
 def _check_suffix(output: str, *suffixes: str) -> None:
