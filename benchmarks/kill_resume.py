@@ -83,13 +83,16 @@ def compare(
 ) -> dict[str, Any]:
     """Run both sides and compare what is left of them."""
     start = time.perf_counter()
+    run(command(folder / "short", 1, options))
+    start_up = time.perf_counter() - start
+    start = time.perf_counter()
     run(command(folder / "whole", steps, options))
     whole_seconds = time.perf_counter() - start
     moments = random.Random(seed)
     killed, unreadable, start = 0, 0, time.perf_counter()
     reached = []
-    # Long enough for some steps beyond the start-up on the average, and shorter sometimes.
-    longest = 2 * (whole_seconds / (kills + 1) + 8)
+    # Often within the start-up, or else some way beyond it, so that the run outlasts all kills.
+    longest = start_up + 2 * max(whole_seconds - start_up, 1) / (kills + 1)
     while True:
         limit = moments.uniform(1, longest) if killed < kills else None
         if run(command(folder / "killed", steps, options), limit):

@@ -77,7 +77,7 @@ def test_epochs_and_seeds_differ_in_order_and_randomness():
     first = list(sampler)
     sampler.set_epoch(1)
     assert [d.position for d in first] != [d.position for d in sampler]
-    assert {d.seed for d in first}.isdisjoint(d.seed for d in sampler)
+    assert {d.seed() for d in first}.isdisjoint(d.seed() for d in sampler)
     other = list(ShardedSampler(20, 4, train=True, seed=1))
     assert [d.position for d in first] != [d.position for d in other]
 
@@ -140,14 +140,14 @@ def test_a_loader_goes_on_from_its_state(source, num_workers):
 
 def test_training_varies_and_evaluation_does_not(source):
     drawn = Drawn(source, flip=True, periodic_shift=True)
-    _, a, _ = drawn[Draw(3, (5,), train=True)]
-    _, b, _ = drawn[Draw(3, (5,), train=True)]
-    _, c, _ = drawn[Draw(3, (6,), train=True)]
+    _, _, a, _ = drawn[Draw(3, (5,), train=True)]
+    _, _, b, _ = drawn[Draw(3, (5,), train=True)]
+    _, _, c, _ = drawn[Draw(3, (6,), train=True)]
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert sorted(a.flatten().tolist()) == sorted(source.images[3].flatten().tolist())
     plain = Drawn(source, flip=True)
-    assert torch.equal(plain[Draw(3, (5,))][1], source.images[3])
-    flips = [plain[Draw(3, (s,), train=True)][1][0, 0, 0] for s in range(200)]
+    assert torch.equal(plain[Draw(3, (5,))][2], source.images[3])
+    flips = [plain[Draw(3, (s,), train=True)][2][0, 0, 0] for s in range(200)]
     assert 0.4 < sum(int(f == source.images[3, 0, 0, 5]) for f in flips) / 200 < 0.6
 
 

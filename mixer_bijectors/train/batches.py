@@ -52,13 +52,12 @@ class Draw(NamedTuple):
     train: bool = False
     padding: bool = False
 
-    @property
     def seed(self) -> int:
         """Of all that is random in the image."""
         return mix(*self.key, self.position)
 
 
-_Sample = tuple[Draw, Tensor | None, int | None]
+_Sample = tuple[Draw, int, Tensor | None, int | None]
 
 
 class Source(Protocol):
@@ -251,7 +250,8 @@ class Drawn(Dataset[Any]):
         return len(self.source)
 
     def __getitem__(self, draw: Draw) -> _Sample | DataError:
-        rng = random.Random(draw.seed)
+        seed = draw.seed()
+        rng = random.Random(seed)
         try:
             index, pixels, label = self._read(draw, rng)
         except DataError as error:
@@ -264,13 +264,13 @@ class Drawn(Dataset[Any]):
                 f"of the model are from {known.start} to {known[-1]}"
             )
         if pixels is None:
-            return draw._replace(padding=True), None, label
+            return draw._replace(padding=True), seed, None, label
         if self.flip and draw.train and rng.random() < 0.5:
             pixels = pixels.flip(-1)
         if self.periodic_shift:
             sides = pixels.shape[1:]
             pixels = pixels.roll([rng.randrange(side) for side in sides], (1, 2))
-        return draw._replace(position=index), pixels, label
+        return draw._replace(position=index), seed, pixels, label
 
     def _read(self, draw: Draw, rng: random.Random) -> tuple[int, Tensor | None, int | None]:
         count = len(self.source)
@@ -294,7 +294,7 @@ class Drawn(Dataset[Any]):
             if isinstance(sample, DataError):
                 return sample
             good.append(sample)
-        draws, pixels, labels = zip(*good)
+        draws, seeds, pixels, labels = zip(*good)
         blank = torch.zeros(self.source.image_shape, dtype=torch.uint8)
         images = torch.stack([blank if p is None else p for p in pixels])
         if self.order is not None:
@@ -304,6 +304,6 @@ class Drawn(Dataset[Any]):
             images,
             torch.tensor([-1 if y is None else y for y in labels]) if known else None,
             [draw.position for draw in draws],
-            [draw.seed for draw in draws],
+            list(seeds),
             [draw.padding for draw in draws],
         )

@@ -57,7 +57,9 @@ def open_image(source: bytes | str | os.PathLike[str], channels: int) -> Image.I
                     f"{image.width} x {image.height} pixels are more than Pillow's limit of "
                     f"{limit}"
                 )
-            return _plain(ImageOps.exif_transpose(image), channels)
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return _plain(image, channels)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -78,9 +80,10 @@ def _plain(image: Image.Image, channels: int) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    if image.mode not in ("1", "L"):
-        image = image.convert("RGB")
-    return image.convert("RGB" if channels == 3 else "L")
+    for mode in ("L" if image.mode in ("1", "L") else "RGB", "RGB" if channels == 3 else "L"):
+        if image.mode != mode:
+            image = image.convert(mode)
+    return image
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -128,12 +131,13 @@ def resize(
         raise ValueError(f"resize: size must be positive, got {size}")
     if not all(0 <= share <= 1 for share in position):
         raise ValueError(f"resize: position must be from 0 to 1, got {position}")
-    if how == "squash":
-        image = image.resize((width, height), Image.Resampling.BOX)
-    elif how == "crop":
-        image = _scale_and_cut(image, height, width, position)
-    else:
+    if how not in ("crop", "squash"):
         raise ValueError(f"resize: how must be 'crop' or 'squash', got {how!r}")
+    if image.size != (width, height):
+        if how == "squash":
+            image = image.resize((width, height), Image.Resampling.BOX)
+        else:
+            image = _scale_and_cut(image, height, width, position)
     pixels = np.array(image)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
