@@ -289,7 +289,11 @@ class LabelledNoise(L.LightningDataModule):
     val_dataloader = test_dataloader = train_dataloader
 
 
-@pytest.mark.parametrize("kind", ["conditional", "float64", "normflows", "residual", "ffjord"])
+KINDS = ["conditional", "float64", "bfloat16", "normflows", "residual", "ffjord"]
+PRECISIONS = {"float64": "64-true", "bfloat16": "bf16-mixed"}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, pytest.param("compiled", marks=pytest.mark.slow)])
 def test_the_module_trains_other_models(tmp_path, kind):
     if kind == "normflows":
         patchify = mb.Patchify((1, 8, 8), 4)
@@ -307,13 +311,15 @@ def test_the_module_trains_other_models(tmp_path, kind):
     trainer = L.Trainer(
         max_steps=3,
         accelerator="cpu",
-        precision="64-true" if kind == "float64" else "32-true",
+        precision=PRECISIONS.get(kind, "32-true"),
         default_root_dir=tmp_path,
         logger=CSVLogger(tmp_path),
         callbacks=[Pictures(num_samples=4)],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(DensityEstimation(flow, warmup_steps=0), datamodule=data)
+    module = DensityEstimation(flow, warmup_steps=0, compile=kind == "compiled")
+    trainer.fit(module, datamodule=data)
     assert trainer.global_step == 3
+    assert trainer.callback_metrics["train/bits_per_dim"].isfinite()
     assert (Path(trainer.log_dir) / "reconstructions.png").exists()

@@ -1,5 +1,6 @@
 """The command `mixer-bijectors`."""
 
+import argparse
 import os
 import re
 import sys
@@ -153,12 +154,16 @@ def _with_config(arguments: list[str]) -> list[str]:
     """The arguments, and for a task the config of the run that its checkpoint is from."""
     if not arguments or arguments[0] not in (*_TASKS, "test", "validate"):
         return arguments
-    given = [a.split("=")[0] for a in arguments]
-    if {"--config", "-c"} & set(given) or "--ckpt_path" not in given:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", "-c")
+    parser.add_argument("--ckpt_path")
+    try:
+        given, _ = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        return arguments  # to be told by the parser proper
+    if given.config or not given.ckpt_path:
         return arguments
-    position = given.index("--ckpt_path")
-    path = (arguments[position].split("=", 1)[1:] or arguments[position + 1 :])[0]
-    config = Path(path).parent.parent / "config.yaml"
+    config = Path(given.ckpt_path).parent.parent / "config.yaml"
     return (
         [arguments[0], "--config", str(config), *arguments[1:]]
         if config.exists()
@@ -200,7 +205,8 @@ def _reason(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
         misfit = str(error).splitlines()[-1].strip()
         return f"the checkpoint does not fit the model of the config: {misfit}"
-    if distributed.is_initialized() and isinstance(error, RuntimeError):
+    lost = re.search("gloo|NCCL|Connection (closed|reset)", str(error))
+    if distributed.is_initialized() and isinstance(error, RuntimeError) and lost:
         return f"another process has failed, or left this one waiting: {error}".splitlines()[0]
     if isinstance(error, ValueError | TypeError | MisconfigurationException):
         # What was wrong at first: the parser wraps errors in longer ones.
