@@ -28,7 +28,6 @@ from torch import Tensor
 from mixer_bijectors.train import load_checkpoint
 
 CONFIG = str(files("mixer_bijectors.train") / "configs" / "photos.yaml")
-LAST = "version_0/checkpoints/last.ckpt"
 
 
 def command(folder: Path, steps: int, options: list[str]) -> list[str]:
@@ -61,6 +60,12 @@ def run(arguments: list[str], kill_after: float | None = None) -> bool:
             log.seek(0)
             raise RuntimeError(f"the run failed:\n{log.read()}")
         return True
+
+
+def last(folder: Path) -> Path:
+    """The newest checkpoint; a run that is killed before its first leaves an empty folder."""
+    found = folder.glob("version_*/checkpoints/last.ckpt")
+    return max(found, key=lambda path: path.stat().st_mtime)
 
 
 def differing(a: Any, b: Any, path: str = "") -> list[str]:
@@ -106,7 +111,7 @@ def compare(
             else:
                 if path.name == "last.ckpt":
                     reached.append(checkpoint["global_step"])
-    sides = [load_checkpoint(folder / side / LAST) for side in ("whole", "killed")]
+    sides = [load_checkpoint(last(folder / side)) for side in ("whole", "killed")]
     keys = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers")
     difference = [d for key in keys for d in differing(sides[0][key], sides[1][key], key)]
     return {
