@@ -223,14 +223,8 @@ class Digits(ImageDataModule):
     A tenth of them, drawn at random with a seed that is always the same, is for validation,
     and a fifth for testing. Their 17 levels of grey are spread over the 256 of 8 bits.
 
-    Args:
-        batch_size: images in a batch of one process.
-        num_workers: processes that read images.
-        options: see `ImageDataModule`.
+    Takes the arguments of `ImageDataModule`.
     """
-
-    def __init__(self, batch_size: int = 64, num_workers: int = 0, **options: Any) -> None:
-        super().__init__(batch_size, num_workers, **options)
 
     def setup(self, stage: str) -> None:
         self.sources = self.splits()
@@ -250,14 +244,8 @@ class MNIST5k(ImageDataModule):
 
     Of all digits a tenth is for validation and a fifth for testing, as in `Digits`.
 
-    Args:
-        batch_size: images in a batch of one process.
-        num_workers: processes that read images.
-        options: see `ImageDataModule`.
+    Takes the arguments of `ImageDataModule`.
     """
-
-    def __init__(self, batch_size: int = 64, num_workers: int = 0, **options: Any) -> None:
-        super().__init__(batch_size, num_workers, **options)
 
     def setup(self, stage: str) -> None:
         self.sources = self.splits()

@@ -168,8 +168,9 @@ class FlowTrainer(L.Trainer):
             anomalies: folder or dataset of images to be told from these by their scores.
         """
         _check_suffix(output, ".csv", ".parquet")
-        told = anomalies is not None
-        tables = {split: self._score(model, datamodule, ckpt_path, output, split, told)}
+        compressed = anomalies is not None
+        table = self._score(model, datamodule, ckpt_path, output, split, compressed)
+        tables = {split: table}
         if anomalies is not None:
             shape = model.density.image_shape
             others = _like(datamodule, anomalies, shape)
