@@ -12,6 +12,10 @@ photographs that neither training nor validation touches.
 `--seeds 0 1 2` repeats the best Glow's row and all others, `--permute` repeats them with the
 pixels of all images in one fixed random order, with the learning rates found without it.
 `--only` picks rows. Runs that the JSON file already holds are not run again.
+
+`--images data/cifar-10-batches-py` takes other images in place of the photographs, whatever
+`mixer_bijectors.train.Images` reads, with a test split of their own; a twentieth of the
+training images is for validation.
 """
 
 import math
@@ -29,6 +33,7 @@ from torch import Tensor, nn
 
 import mixer_bijectors as mb
 from mixer_bijectors.images import bits_per_dim, dequantize
+from mixer_bijectors.train import Images
 from mixer_bijectors.train.photos import Crops, grid_patches, load_photos
 
 SIZE, BATCH, WARMUP_STEPS, CLIP = 32, 64, 30, 1.0
@@ -117,12 +122,12 @@ class Experiment:
     """The data, and a way to train a model on it for some time."""
 
     shape: tuple[int, int, int] = (3, SIZE, SIZE)
+    order = torch.randperm(SIZE**2, generator=torch.Generator().manual_seed(0))
 
     def __init__(self) -> None:
         photos = load_photos()
         self.crops = Crops(photos, SIZE, BATCH)
         self.splits = {split: grid_patches(photos, SIZE, split) for split in ("val", "test")}
-        self.order = torch.randperm(SIZE**2, generator=torch.Generator().manual_seed(0))
 
     def clock(self) -> float:
         """Seconds, of which budgets are made."""
@@ -208,14 +213,33 @@ class Experiment:
         }
 
 
+class ImageExperiment(Experiment):
+    """The same with the images of a dataset in place of photographs."""
+
+    def __init__(self, path: str) -> None:
+        data = Images(path, self.shape)
+        data.setup("fit")
+        self.splits = {
+            split: torch.stack([source.read(i, None)[0] for i in range(len(source))])
+            for split, source in data.sources.items()
+        }
+
+    def batch(self, permute: bool = False) -> Tensor:
+        images = self.splits["train"]
+        x = images[torch.randint(len(images), (BATCH,))]
+        mirrored = torch.rand(BATCH, 1, 1, 1) < 0.5
+        return self.prepare(torch.where(mirrored, x.flip(3), x), permute)
+
+
 def main() -> None:
     parser = fitting_parser(__doc__, budget=200)
+    parser.add_argument("--images", help="a dataset to take in place of the photographs")
     parser.add_argument("--permute", action="store_true")
     parser.add_argument("--only", nargs="+", default=list(ROWS), help="rows to run")
     arguments = parser.parse_args()
     search = arguments.search or arguments.budget / 5
 
-    experiment = Experiment()
+    experiment = ImageExperiment(arguments.images) if arguments.images else Experiment()
     runs = Runs(arguments.json)
 
     def run(

@@ -5,7 +5,7 @@ random crops, mirroring, seeds, batches of 64. Against it stand the images per s
 MixerFlow of `photos.yaml` is trained with, on all threads. The images are patches of the ten
 photographs, written in each format to a temporary folder; `large JPEG` are crops of 500 x 375
 pixels, the usual size in ImageNet, that are brought to 64 x 64, and the same MixerFlow of such
-images, with patches of 8 x 8.
+images, with patches of 8 x 8; they come once more as PNG, scaled beforehand.
 
     python benchmarks/loading.py
 """
@@ -27,6 +27,7 @@ from PIL import Image
 
 import mixer_bijectors as mb
 from mixer_bijectors.train import DensityEstimation, ImageDataModule, Images, Photos
+from mixer_bijectors.train.decode import resize
 from mixer_bijectors.train.photos import grid_patches, load_photos
 
 BATCH = 64
@@ -62,6 +63,15 @@ def make_large(folder: Path, patches: Patches) -> None:
         left = index * 13 % (photo.shape[2] - 499)
         crop = photo[:, top : top + 375, left : left + 500].permute(1, 2, 0).numpy()
         Image.fromarray(crop).save(folder / f"{index}.jpg", quality=90)
+
+
+def make_scaled(folder: Path, patches: Patches) -> None:
+    """The same, brought to 64 x 64 once beforehand."""
+    make_large(folder, patches)
+    for path in sorted(folder.iterdir()):
+        pixels = resize(Image.open(path), (64, 64), "crop")
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(path.with_suffix(".png"))
+        path.unlink()
 
 
 def read(data: ImageDataModule, seconds: float) -> float:
@@ -119,6 +129,7 @@ def main() -> None:
         "parquet of PNG": (make_parquet, small | {"test_split": 0.1}),
         "CIFAR's pickles": (make_pickles, small),
         "folder of large JPEG": (make_large, large | {"test_split": 0.1}),
+        "large JPEG, scaled once": (make_scaled, large | {"test_split": 0.1}),
     }
     consumed = {size: train(size, arguments.seconds) for size in (32, 64)}
     rates = {"photos": read(Photos(32, BATCH), arguments.seconds)}

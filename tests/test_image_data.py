@@ -160,10 +160,45 @@ def test_all_images_are_for_testing(tmp_path):
     assert len(images) == 26 and list(data.sources) == ["test"]
 
 
-def test_splits_by_name(tmp_path):
-    folder = make_folder(tmp_path, (("train", 6), ("validation", 2), ("test", 2)))
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "validation", "test"),
+        ("Train", "val", "TEST"),
+        ("set/train", "set/dev", "set/testing"),
+    ],
+)
+def test_splits_by_name(names, tmp_path):
+    folder = make_folder(tmp_path / "data", zip(names, (6, 2, 2)))
+    (folder / ".hidden").mkdir()
     data = Images(str(folder), SHAPE, 2, val_split="validation")
-    assert [len(read(data, split)[0]) for split in ("train", "val", "test")] == [6, 2, 2]
+    for split, count in (("train", 6), ("val", 2), ("test", 2)):
+        images, labels = read(data, split)
+        assert len(images) == count and labels.bincount().tolist() == [count // 2] * 2
+
+
+def test_classes_named_like_splits(tmp_path):
+    folder = make_folder(tmp_path / "data", [("train", 10)], ("dev", "test-tube", "a"))
+    make_folder(tmp_path / "flat", [(".", 12)], ("a-train", "cat"))
+    data = Images(str(folder), SHAPE, 2, val_split=0.1, test_split=0.2)
+    assert set(read(data, "train")[1].tolist()) == {0, 1, 2}
+    data = Images(str(tmp_path / "flat"), SHAPE, 2, val_split=0.1, test_split=0.2)
+    assert sum(len(read(data, split)[0]) for split in ("train", "val", "test")) == 12
+
+
+def test_a_folder_is_searched_once(tmp_path, monkeypatch):
+    globs = []
+    search = datasets.data_files.resolve_pattern
+
+    def count(pattern, *arguments, **options):
+        globs.append(pattern)
+        return search(pattern, *arguments, **options)
+
+    monkeypatch.setattr(datasets.data_files, "resolve_pattern", count)
+    data = Images(str(make_folder(tmp_path / "data")), SHAPE, 5)
+    data.prepare_data()
+    data.setup("fit")
+    assert globs == ["train/**", "test/**"]
 
 
 def test_a_dataset_of_the_hub(tmp_path, monkeypatch):
@@ -274,8 +309,24 @@ def test_labels_out_of_range(tmp_path):
         read(data, "test")
 
 
+def write_text(root):
+    (root / "a.txt").write_text("no image")
+    return root
+
+
 WRONG = {
     "an empty folder": (lambda root: root, {}, "holds no images"),
+    "no images among its files": (write_text, {}, "holds no images"),
+    "splits beside classes": (
+        lambda root: make_folder(root, (("test", 2), ("dog", 2), ("cat", 2))),
+        {},
+        "has the folders test, which are splits, beside cat, dog; move these away or, if all",
+    ),
+    "an empty folder for a split": (
+        lambda root: [make_folder(root), (root / "val").mkdir()][0],
+        {"val_split": "validation"},
+        "no split 'validation', but 'train', 'test'",
+    ),
     "a missing folder": (lambda root: root / "none", {}, "there is no folder or file"),
     "no such split": (
         make_folder,

@@ -1,6 +1,7 @@
 """Images from the Hugging Face hub, from folders, and from files of datasets' authors."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -20,6 +21,11 @@ __all__ = ["Images"]
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
+_SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 class Images(ImageDataModule):
@@ -31,8 +37,8 @@ class Images(ImageDataModule):
       ImageNet, as their authors publish them, see `formats`;
     - a dataset that Hugging Face's `save_to_disk` wrote;
     - a folder of parquet or arrow files, or a single one;
-    - a folder of images; subfolders `train`, `validation` and `test` are splits, those below
-      them (or at the top) are classes, as Hugging Face's `imagefolder` reads it;
+    - a folder of images; subfolders `train`, `validation` (or `val`) and `test` are splits,
+      those below them (or at the top) are classes, as Hugging Face's `imagefolder` reads it;
     - a dataset of the Hugging Face hub, such as `cifar10` or `imagenet-1k`.
 
     Images are decoded when they are needed, in `num_workers` processes.
@@ -106,12 +112,12 @@ class Images(ImageDataModule):
 
     def prepare_data(self) -> None:
         if find_format(Path(self.path)) is None:
-            self._load()  # downloads, in one process on each machine
+            _ = self._splits  # downloads, in one process on each machine
 
     def setup(self, stage: str) -> None:
         if hasattr(self, "sources"):
             return
-        named = self._load()
+        named = self._splits
         if self.splits["test"] == "all":
             everything = [_Part(images, None) for images in named.values()]
             self.sources = {"test": self._source(_Joined(everything))}
@@ -141,7 +147,8 @@ class Images(ImageDataModule):
             raise DataError(f"{self.path} holds no images")
         return _Resized(rows, self.image_shape, self.resize, self.random_crop)
 
-    def _load(self) -> dict[str, Any]:
+    @cached_property
+    def _splits(self) -> dict[str, Any]:
         """The splits by their names."""
         folder = Path(self.path)
         form = find_format(folder)
@@ -165,14 +172,15 @@ class Images(ImageDataModule):
                 kinds = (k for k in ("parquet", "arrow") if next(path.rglob(f"*.{k}"), None))
                 if next(kinds, None):
                     return datasets.load_dataset(str(path))
-                return datasets.load_dataset("imagefolder", data_dir=str(path))
+                folder, files = _split_files(path)
+                return datasets.load_dataset(
+                    "imagefolder", data_dir=str(folder), data_files=files
+                )
             if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
                 raise DataError(f"there is no folder or file {self.path}")
             return datasets.load_dataset(self.path, self.name)
         except DataError:
             raise
-        except datasets.data_files.EmptyDatasetError as error:
-            raise DataError(f"{self.path} holds no images") from error
         except ConnectionError as error:
             raise DataError(
                 f"{self.path} is no folder here, and could not be downloaded from the hub: "
@@ -182,6 +190,38 @@ class Images(ImageDataModule):
             # The library and those below it raise a hundred kinds of errors for what is wrong
             # with files, accounts and networks.
             raise DataError(f"{self.path} could not be loaded: {_first_line(error)}") from error
+
+
+def _split_files(path: Path) -> tuple[Path, dict[str, list[str]]]:
+    """The folder in `path` that has the images, and which of its files make which split.
+
+    `datasets` finds splits by going through all files some forty times, which takes long where
+    there are many, and takes a class of the name dev for one.
+    """
+    entries = [entry for entry in path.iterdir() if not entry.name.startswith((".", "__"))]
+    folders = sorted(entry.name for entry in entries if entry.is_dir())
+    named = [name for name in folders if name.lower() in _SPLIT_FOLDERS]
+    others = [name for name in folders if name not in named]
+    if len(entries) == len(others) == 1:
+        return _split_files(entries[0])
+    if not _has_images(path):
+        raise DataError(f"{path} holds no images")
+    if named and others:
+        raise DataError(
+            f"{path} has the folders {', '.join(named)}, which are splits, beside "
+            f"{', '.join(others[:3])}{', ...' if others[3:] else ''}; move these away or, if "
+            "all are classes, all of them into a folder train"
+        )
+    splits: dict[str, list[str]] = {}
+    for name in sorted(named, key=lambda name: list(_SPLIT_FOLDERS).index(name.lower())):
+        if _has_images(path / name):
+            splits.setdefault(_SPLIT_FOLDERS[name.lower()], []).append(f"{name}/**")
+    return path, splits or {"train": ["**"]}
+
+
+def _has_images(folder: Path) -> bool:
+    known = Image.registered_extensions()
+    return any(file.suffix.lower() in known for file in folder.rglob("*"))
 
 
 class _Rows:
