@@ -94,7 +94,9 @@ def test_samples_are_seeded_and_do_not_depend_on_processes(run, tmp_path):
     assert not np.array_equal(
         first["images"], sample("other", "--seed_everything", 1)["images"]
     )
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".npz"] * 3 + [".png"] * 3
+    sharded = sample("three", "--trainer.devices", 2, "--trainer.strategy", "sharded")
+    assert np.array_equal(first["images"], sharded["images"])
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".npz"] * 4 + [".png"] * 4
 
 
 def test_samples_of_classes_with_guidance(conditional, tmp_path):
@@ -166,6 +168,25 @@ def test_anomalies_are_told_from_a_second_folder(run, tmp_path):
     assert len(outside) == 12 and outside[0]["image"].endswith("0.png")
 
 
+def test_a_conditional_model_tells_anomalies_without_labels(conditional, tmp_path):
+    images = Digits.splits()["test"].images[:20, 0].numpy()
+    folders = [tmp_path / "flat", tmp_path / "classes"]
+    for index, image in enumerate(images):
+        for folder in (folders[0], folders[1] / "ab"[index % 2]):
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{index:02d}.png")
+    bits = []
+    for folder in folders:
+        output = tmp_path / f"{folder.name}.csv"
+        task("score", conditional, output, "--anomalies", folder)
+        with output.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["set"] == "anomalies"]
+        rows.sort(key=lambda row: Path(row["image"]).name)
+        bits.append([float(row["bits_per_dim"]) for row in rows])
+    # The noise of an image depends on its place in the folder.
+    assert np.allclose(bits[0], bits[1], atol=0.5) and len(bits[0]) == 20
+
+
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
 def test_embeddings(conditional, tmp_path, suffix):
     output = tmp_path / f"embeddings.{suffix}"
@@ -217,7 +238,10 @@ REFUSED = {
         ],
         "expected shape (batch, 3, 32, 32)",
     ),
-    "no such split": (["score", "--ckpt_path", "LAST", "--split", "exam"], "no split 'exam'"),
+    "no such split": (
+        ["score", "--ckpt_path", "LAST", "--split", "exam", "--output", "OUTPUT"],
+        "no split 'exam'",
+    ),
     "a test of random weights": (["test", "--config", "CONFIG"], "which weights"),
     "no checkpoint": (["sample", "--config", "CONFIG"], "which weights"),
     "a missing one": (
@@ -262,11 +286,13 @@ def test_errors_are_one_sentence(kind, run, tmp_path):
         "CONFIG": run / "config.yaml",
         "LAST": run / "checkpoints" / "last.ckpt",
         "ROOT": tmp_path,
+        "OUTPUT": tmp_path / "scores.csv",
     }
     done = command(*(places.get(a, a) for a in arguments), fails=True)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("mixer-bijectors: ") and told in last
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*.parts"))
 
 
 def test_results_of_other_data_or_settings_are_not_mixed_in(run, tmp_path):
@@ -344,6 +370,23 @@ def test_other_data_modules_serve(tmp_path):
     done = subprocess.run(line, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "checkpoints, logs and pictures are in" in done.stdout
+
+
+def test_averaged_weights_are_tested_after_a_fit(tmp_path):
+    averages = "lightning.pytorch.callbacks.EMAWeightAveraging"
+    done = fit(
+        *(tmp_path, 24, f"--trainer.callbacks+={averages}"),
+        *("--trainer.callbacks.decay", "0.9", "--trainer.callbacks.use_buffers", "false"),
+    )
+    run = tmp_path / "version_0"
+    best = load_checkpoint(run / "checkpoints" / "best.ckpt")
+    assert any(
+        not torch.equal(weight, best["current_model_state"][key])
+        for key, weight in best["state_dict"].items()
+    )
+    again = command("test", "--ckpt_path", run / "checkpoints" / "best.ckpt")
+    tested = re.search(r"test/bits_per_dim\D+(\d\S+)", again.stdout)[1]
+    assert f"{float(tested):.3f}" == re.search(r"per dimension (\S+),", done.stdout)[1]
 
 
 def test_last_starts_afresh_where_there_is_nothing(tmp_path):

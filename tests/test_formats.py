@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from random import Random
 
@@ -13,6 +14,7 @@ import pytest
 
 from mixer_bijectors.train.errors import DataError
 from mixer_bijectors.train.formats import Arrays, find_format, read_arrays
+from mixer_bijectors.train.pickles import read_pickle
 
 RNG = np.random.default_rng(0)
 
@@ -326,6 +328,28 @@ def test_nothing_of_a_pickle_is_run(tmp_path, name):
     assert str(tmp_path / "test_batch") in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not sentinel.exists()
+
+
+def test_arrays_of_the_same_bytes_share_them(tmp_path):
+    def short(text):
+        return b"\x8c" + bytes([len(text)]) + text.encode()
+
+    size, count = 1 << 20, 300
+    pickled = b"\x80\x05}(" + short("a")
+    pickled += b"\x96" + struct.pack("<Q", size) + bytes(size) + b"\x94"
+    pickled += short("d") + short("numpy") + short("dtype") + b"\x93"
+    pickled += short("u1") + b"\x85R\x94"
+    pickled += short("f") + short("numpy.core.numeric") + short("_frombuffer") + b"\x93\x94"
+    one = b"h\x02(h\x00h\x01J" + struct.pack("<i", size) + b"\x85" + short("C") + b"tR"
+    pickled += b"".join(b"M" + struct.pack("<H", i) + one for i in range(count)) + b"u."
+    path = tmp_path / "batch"
+    path.write_bytes(pickled)
+    tracemalloc.start()
+    arrays = read_pickle(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(isinstance(value, np.ndarray) for value in arrays.values()) == count
+    assert peak < 8 * size
 
 
 def test_the_sentinel_would_be_made(tmp_path):

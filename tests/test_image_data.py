@@ -4,12 +4,14 @@ import io
 import pickle
 
 import datasets
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mixer_bijectors.train import DataError, Images
+import mixer_bijectors as mb
+from mixer_bijectors.train import DataError, DensityEstimation, Images
 from mixer_bijectors.train.module import as_batch
 
 SHAPE = (3, 8, 8)
@@ -288,6 +290,22 @@ def test_damaged_images(damage, form, tmp_path):
     kept = [batch.indices[i] for batch in data.loader("test") for i in batch.kept]
     assert kept == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert data.drawn["test"].bad.nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_a_batch_of_bad_images_alone_counts_for_nothing(classes, tmp_path):
+    folder = make_folder(tmp_path)
+    for path in (folder / "test").rglob("00[45].png"):
+        path.write_bytes(b"")
+    torch.manual_seed(0)
+    flow = mb.MixerFlow(SHAPE, 4, num_layers=1, hidden_features=4, num_classes=classes)
+    data = Images(str(folder), SHAPE, 2, on_bad_image="skip")
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    (metrics,) = trainer.test(DensityEstimation(flow), datamodule=data, verbose=False)
+    assert np.isfinite(metrics["test/bits_per_dim"])
+    assert data.drawn["test"].bad.sum() == 2
 
 
 def test_skipped_images_are_counted_at_the_end(tmp_path, capsys):

@@ -1,12 +1,23 @@
 """A run that is cut off and resumed ends with the same weights, to the last bit."""
 
+import os
+import signal
+from datetime import timedelta
+from functools import partial
+
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 import mixer_bijectors as mb
-from mixer_bijectors.train import AtomicCheckpointIO, DensityEstimation, ImageDataModule
+from mixer_bijectors.train import (
+    AtomicCheckpointIO,
+    DensityEstimation,
+    ImageDataModule,
+    LastCheckpoint,
+    load_checkpoint,
+)
 from mixer_bijectors.train.data import TensorSource
 from mixer_bijectors.train.logs import ResumableCSVLogger
 
@@ -35,7 +46,40 @@ def make_flow(kind):
     )
 
 
-def fit(folder, kind="conditional", ckpt_path=None, num_workers=0, every=1, **options):
+class CutError(Exception):
+    """What ends a run at some moment."""
+
+
+class At(L.Callback):
+    """Does something in a hook, when so many batches have been begun."""
+
+    def __init__(self, hook, batches, act):
+        self.begun = 0
+        self.batches = batches
+        self.act = act
+        setattr(self, hook, self.check)
+
+    def on_train_batch_start(self, *_):
+        self.begun += 1
+
+    def check(self, *_):
+        if self.begun == self.batches:
+            self.act()
+
+
+def cut():
+    raise CutError
+
+
+def fit(
+    folder,
+    kind="conditional",
+    ckpt_path=None,
+    num_workers=0,
+    every=1,
+    more_callbacks=(),
+    **options,
+):
     module = DensityEstimation(make_flow(kind), warmup_steps=2, label_dropout=0.3)
     callbacks = [
         ModelCheckpoint(
@@ -46,10 +90,10 @@ def fit(folder, kind="conditional", ckpt_path=None, num_workers=0, every=1, **op
         ),
         ModelCheckpoint(folder, "best", monitor="val/bits_per_dim"),
     ]
+    callbacks += more_callbacks
     if options.pop("average", False):
         callbacks.append(EMAWeightAveraging(decay=0.9, use_buffers=False))
     trainer = L.Trainer(
-        max_steps=STEPS,
         accelerator="cpu",
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
@@ -57,7 +101,7 @@ def fit(folder, kind="conditional", ckpt_path=None, num_workers=0, every=1, **op
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **options,
+        **({"max_steps": STEPS} | options),
     )
     trainer.fit(module, datamodule=Noise(num_workers), ckpt_path=ckpt_path)
     return module
@@ -76,6 +120,7 @@ def assert_same(module, other):
         {"kind": "residual"},
         {"accumulate_grad_batches": 2},
         {"val_check_interval": 2},
+        {"max_steps": -1, "max_epochs": 3},
         {"check_val_every_n_epoch": 2, "gradient_clip_val": 1.0},
         pytest.param({"num_workers": 2, "average": True}, marks=pytest.mark.slow),
     ],
@@ -87,3 +132,76 @@ def test_resumes_exactly_from_every_step(tmp_path, options):
         path = tmp_path / "whole" / f"step={step}.ckpt"
         resumed = fit(tmp_path / f"from-{step}", ckpt_path=path, **options)
         assert_same(resumed, seen)
+
+
+def last_checkpoint(folder, **when):
+    callback = LastCheckpoint(**when)
+    callback.dirpath = str(folder)
+    return callback
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path, every):
+    values = []
+
+    class Watch(L.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            bits = float(trainer.callback_metrics["val/bits_per_dim"])
+            values.append((trainer.global_step, bits))
+
+    options = {"num_sanity_val_steps": 0, "every": 100}
+    seen = fit(tmp_path / "whole", more_callbacks=[Watch()], **options)
+    whole, values = values, []
+    folder = tmp_path / "cut"
+    last = last_checkpoint(folder, every_n_train_steps=every)
+    with pytest.raises(CutError):
+        fit(
+            folder,
+            more_callbacks=[Watch(), last, At("on_validation_start", 10, cut)],
+            **options,
+        )
+    assert load_checkpoint(folder / "last.ckpt")["global_step"] < 10
+    last = last_checkpoint(folder, every_n_train_steps=every)
+    resumed = fit(
+        folder, more_callbacks=[Watch(), last], ckpt_path=folder / "last.ckpt", **options
+    )
+    assert_same(resumed, seen)
+    assert values == whole and [step for step, _ in whole] == [5, 10]
+
+
+def test_no_checkpoint_between_the_batches_of_a_step(tmp_path):
+    options = {"accumulate_grad_batches": 3, "every": 100}
+    seen = fit(tmp_path / "whole", **options)
+    for batches in (4, 6, 7):
+        folder = tmp_path / f"cut-{batches}"
+        last = last_checkpoint(folder, train_time_interval=timedelta(hours=1))
+        later = At(
+            "on_before_backward", batches, partial(setattr, last, "_last_time_checked", -1e9)
+        )
+        end = At("on_before_backward", batches + 3, cut)
+        with pytest.raises(CutError):
+            fit(folder, more_callbacks=[last, later, end], **options)
+        resumed = fit(folder, ckpt_path=folder / "last.ckpt", **options)
+        assert_same(resumed, seen)
+
+
+def test_a_job_of_slurm_that_ends_is_saved_and_queued_again(tmp_path, monkeypatch):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    seen = fit(tmp_path / "whole", every=100)
+    handler = signal.getsignal(signal.SIGUSR1)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    try:
+        last = last_checkpoint(tmp_path, train_time_interval=timedelta(hours=1))
+        ends = At("on_before_backward", 8, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        killed = At("on_before_backward", 10, cut)
+        with pytest.raises(CutError):
+            fit(tmp_path / "cut", every=100, more_callbacks=[last, ends, killed])
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    assert load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 8
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert_same(fit(tmp_path / "on", every=100, ckpt_path=tmp_path / "last.ckpt"), seen)

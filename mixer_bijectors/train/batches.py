@@ -299,7 +299,8 @@ class Drawn(Dataset[Any]):
         images = torch.stack([blank if p is None else p for p in pixels])
         if self.order is not None:
             images = images.flatten(2)[:, :, self.order].view_as(images)
-        known = any(label is not None for label in labels)
+        # Where none of the images can be read, there might have been labels.
+        known = any(y is not None for y in labels) or all(p is None for p in pixels)
         return Batch(
             images,
             torch.tensor([-1 if y is None else y for y in labels]) if known else None,

@@ -3,6 +3,8 @@
 import errno
 import os
 import pickle
+import signal
+import subprocess
 import zipfile
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +24,9 @@ __all__ = ["AtomicCheckpointIO", "LastCheckpoint", "load_checkpoint"]
 class LastCheckpoint(ModelCheckpoint):
     """Keeps `last.ckpt`, from which a run goes on: every so often, and when it ends.
 
+    In a job of SLURM also when SIGUSR1 arrives (`sbatch --signal SIGUSR1@120`), after which the
+    job is put into the queue again.
+
     Args:
         every_n_train_steps: steps between two checkpoints.
         train_time_interval: time between two, in place of steps.
@@ -38,11 +43,47 @@ class LastCheckpoint(ModelCheckpoint):
             train_time_interval=train_time_interval,
             enable_version_counter=False,
         )
+        self._is_due = self._is_job_ending = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and trainer.is_global_zero:
             remove_drafts(str(self.dirpath))
+        if stage == "fit" and "SLURM_JOB_ID" in os.environ:
+            # Lightning's own handler would save in the middle of a step, and different ones in
+            # different processes; it stands back where there is one.
+            signal.signal(signal.SIGUSR1, self._note_end_of_job)
+
+    def _note_end_of_job(self, *_: Any) -> None:
+        self._is_job_ending = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *arguments: Any
+    ) -> None:
+        loop: Any = trainer.fit_loop
+        if loop._should_accumulate():
+            return  # the gradients that wait for the step are in no checkpoint
+        if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            # After the validation, which a run that goes on from before it would leave out.
+            self._is_due = True
+        else:
+            self._save(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._is_due:
+            self._is_due = False
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write a checkpoint if it is time, or the job is about to end."""
+        super().on_train_batch_end(trainer, pl_module, None, None, 0)
+        if "SLURM_JOB_ID" not in os.environ:
+            return
+        if trainer.strategy.reduce_boolean_decision(self._is_job_ending, all=False):
+            self._is_job_ending = False
+            trainer.save_checkpoint(self.format_checkpoint_name({}), weights_only=False)
+            if trainer.is_global_zero:
+                subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -91,6 +132,8 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
         loaded = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError as error:
         raise RunError(f"there is no checkpoint {path}") from error
+    except PermissionError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
     except pickle.UnpicklingError as error:
         reason = "holds more than tensors and plain values, and was not read"
         if not zipfile.is_zipfile(path):

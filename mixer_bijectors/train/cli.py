@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import (
     LightningArgumentParser,
     LightningCLI,
@@ -76,18 +77,12 @@ class FlowCLI(LightningCLI):
         """The number of the run, new or to go on with; finds the checkpoint `last`."""
         options = self.config_init["fit"]
         if options.ckpt_path == "last":
-            # What Lightning writes when SLURM is about to end a job may be newer.
-            found = [
-                *root.glob("version_*/checkpoints/last.ckpt"),
-                *root.glob("hpc_ckpt*.ckpt"),
-            ]
-            found.sort(key=lambda path: path.stat().st_mtime)
-            options.ckpt_path = str(found[-1]) if found else None
+            found = root.glob("version_*/checkpoints/last.ckpt")
+            newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+            options.ckpt_path = newest and str(newest)
         versions = [_version(path) for path in root.glob("version_*")]
         if options.ckpt_path is not None:
             path = Path(options.ckpt_path).resolve()
-            if path.parent == root.resolve() and versions:
-                return max(versions)
             if path.exists() and path.parents[2] == root.resolve():
                 return _version(path.parents[1])
         return self._claim(root, max(versions, default=-1) + 1)
@@ -115,7 +110,7 @@ class FlowCLI(LightningCLI):
             raise RunError(NO_CHECKPOINT)
 
     def after_fit(self) -> None:
-        trainer = self.trainer
+        trainer: Any = self.trainer
         folder = trainer.log_dir  # asks all processes
         data = self.datamodule
         has_tests = is_overridden("test_dataloader", data, L.LightningDataModule)
@@ -123,6 +118,10 @@ class FlowCLI(LightningCLI):
             checkpoints = trainer.checkpoint_callback
             # A run that ended before its first validation has no best checkpoint.
             best = getattr(checkpoints, "best_model_path", "") or None
+            for callback in trainer.callbacks:
+                if isinstance(callback, WeightAveraging):
+                    # Else Lightning would load the weights that are not averaged.
+                    callback._average_model = None
             (metrics,) = trainer.test(
                 self.model, datamodule=data, ckpt_path=best, verbose=False
             )

@@ -128,13 +128,21 @@ class ImageDataModule(L.LightningDataModule):
         if skipped and (self.trainer is None or self.trainer.is_global_zero):
             print(f"images that could not be read, and were skipped: {', '.join(skipped)}")
 
+    def source(self, split: str) -> Source:
+        """The images of a split.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if not hasattr(self, "sources"):
+            self.setup("fit")
+        if split not in self.sources:
+            raise DataError(f"there is no split {split!r}, but {', '.join(self.sources)}")
+        return self.sources[split]
+
     def _drawn(self, split: str) -> Drawn:
         if split not in self.drawn:
-            if not hasattr(self, "sources"):
-                self.setup("fit")
-            if split not in self.sources:
-                raise DataError(f"there is no split {split!r}, but {', '.join(self.sources)}")
-            source = self.sources[split]
+            source = self.source(split)
             order = None
             if self.permute_seed is not None:
                 generator = torch.Generator().manual_seed(self.permute_seed)

@@ -92,7 +92,7 @@ class Guard(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.skipped and trainer.is_global_zero:
-            print(f"steps skipped, as their loss or gradient was not finite: {self.skipped}")
+            print(f"steps skipped, as their loss or gradient was bad: {self.skipped}")
 
     def state_dict(self) -> dict[str, int]:
         return {"skipped": self.skipped}
@@ -110,18 +110,16 @@ class Guard(L.Callback):
             what = f"the norm of the gradient is {norm}"
         images = sorted(index for report in bad for index in report[2])
         batch = f", for the batch of images {', '.join(map(str, images))}" if images else ""
-        last = _last_good(trainer)
-        known = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
         advice = "try a smaller learning_rate, or on_bad_loss: skip"
         if self.on_bad_loss == "skip":
             advice = (
                 f"{_HOPELESS} steps in a row were bad; go back, with a smaller learning_rate"
             )
-        return f"step {trainer.global_step}: {what}{batch}; {known}; {advice}"
+        return f"step {trainer.global_step}: {what}{batch}; {_last_good(trainer)}; {advice}"
 
 
-def _last_good(trainer: L.Trainer) -> Path | None:
-    """The newest checkpoint that is not of this very step, whose weights may be what is bad."""
+def _last_good(trainer: L.Trainer) -> str:
+    """What to go back to: no checkpoint of this step, whose weights may be what is bad."""
     paths = {
         Path(path)
         for callback in trainer.checkpoint_callbacks
@@ -133,5 +131,7 @@ def _last_good(trainer: L.Trainer) -> Path | None:
     }
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         if load_checkpoint(path)["global_step"] < trainer.global_step:
-            return path
-    return None
+            return f"the last good checkpoint is {path}"
+    if paths:
+        return f"there is no checkpoint but of this very step, {', '.join(map(str, paths))}"
+    return "there is no checkpoint yet"

@@ -111,8 +111,7 @@ class Images(ImageDataModule):
         self.random_crop = random_crop
 
     def prepare_data(self) -> None:
-        if find_format(Path(self.path)) is None:
-            _ = self._splits  # downloads, in one process on each machine
+        _ = self._splits  # downloads, in one process on each machine
 
     def setup(self, stage: str) -> None:
         if hasattr(self, "sources"):
@@ -150,8 +149,11 @@ class Images(ImageDataModule):
     @cached_property
     def _splits(self) -> dict[str, Any]:
         """The splits by their names."""
-        folder = Path(self.path)
-        form = find_format(folder)
+        folder = Path(self.path).expanduser()
+        try:
+            form = find_format(folder)
+        except PermissionError as error:
+            raise DataError(f"{folder} cannot be read: {error.strerror}") from error
         if form is not None:
             return {split: read_arrays(folder, split) for split in ("train", "test")}
         return {split: _Rows(rows) for split, rows in self._load_rows(folder).items()}

@@ -33,7 +33,10 @@ class MeanOverImages(Metric):
     def compute(self) -> Tensor:
         # Sorted, so that the rounding of the sum does not depend on the order.
         ordered: Tensor = dim_zero_cat(self.values).sort().values
-        return ordered.to(torch.float64).mean()
+        mean = ordered.cpu().to(torch.float64).mean()
+        # Apple's GPUs have no double precision.
+        dtype = torch.float32 if ordered.device.type == "mps" else torch.float64
+        return mean.to(ordered.device, dtype)
 
 
 class CalibrationError(Metric):

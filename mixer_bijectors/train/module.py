@@ -171,6 +171,8 @@ class DensityEstimation(L.LightningModule):
 
     def training_step(self, batch: Batches, batch_idx: int) -> Tensor:
         batch = as_batch(batch)
+        if self.is_conditional and batch.labels is None:
+            raise RunError("the model is class-conditional, and the images have no labels")
         x, labels = self.prepare(batch)
         options: dict[str, Any] = {
             "batch_size": len(x),
@@ -254,9 +256,16 @@ class DensityEstimation(L.LightningModule):
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         scale = partial(add_noise, sigma=self.noise) if self.noise else dequantize
         x = scale(batch.images, dtype=dtype, seeds=batch.seeds or None)
-        if not self.is_conditional or batch.labels is None:
-            return x, ()
-        return x, (batch.labels.long(),)
+        return x, self.given(batch)
+
+    def given(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The labels if the flow takes them, -1 for images without."""
+        if not self.is_conditional:
+            return ()
+        if batch.labels is None:
+            count = len(batch.images)
+            return (torch.full((count,), -1, device=batch.images.device),)
+        return (batch.labels.long(),)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
@@ -265,10 +274,14 @@ class DensityEstimation(L.LightningModule):
             weight_decay=self.weight_decay,
             betas=self.betas,
         )
-        total = self.trainer.estimated_stepping_batches
 
         def factor(step: int) -> float:
             warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
+            if not step:
+                # Lightning counts the steps of epochs by making the loader, which must not be
+                # before a checkpoint has told it where to go on.
+                return warmup
+            total = self.trainer.estimated_stepping_batches
             return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

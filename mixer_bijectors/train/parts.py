@@ -176,6 +176,7 @@ class _Pieces(L.LightningDataModule):
         trainer: Any = self.trainer
         self.data.trainer = trainer
         self.data.setup(stage)
+        self.data.source(self.split)  # must be there before anything is written
         done = self.parts.open() if trainer.is_global_zero else set()
         # One process may write its first part before another one has looked.
         self.done = trainer.strategy.broadcast(done)
@@ -202,6 +203,9 @@ class _Computation(L.LightningModule):
         self.compute = compute
         self.parts = parts
         self.batch_size = batch_size
+
+    def configure_model(self) -> None:
+        """Each process holds all weights, also with the strategy of a run that spread them."""
 
     def predict_step(self, batch: Batches, batch_idx: int) -> int:
         batch = as_batch(batch)

@@ -50,7 +50,11 @@ def column_split(column: int) -> str:
 
 
 def grid_patches(photos: list[Tensor], size: int, split: str) -> Tensor:
-    """All patches of a split's columns, on a fixed grid: uint8 (patches, 3, size, size)."""
+    """All patches of a split's columns, on a fixed grid: uint8 (patches, 3, size, size).
+
+    Raises:
+        ValueError: there are none, since they would be too large.
+    """
     patches = [
         photo[:, top : top + size, left : left + size]
         for photo in photos
@@ -58,6 +62,8 @@ def grid_patches(photos: list[Tensor], size: int, split: str) -> Tensor:
         if column_split(left // size) == split
         for top in range(0, photo.shape[1] - size + 1, size)
     ]
+    if not patches:
+        raise ValueError(f"no patch of {size} x {size} pixels in the {split} columns; take 256")
     return torch.stack(patches)
 
 

@@ -67,9 +67,12 @@ class _Array:
 
     values: NDArray[Any] | None = None
 
-    def fill(self, shape: Any, dtype: _DType, buffer: bytes, order: Literal["C", "F"]) -> None:
-        # A view of bytes that came with the file, so a false shape costs no memory.
+    def fill(
+        self, shape: Any, dtype: _DType, buffer: bytes | bytearray, order: Literal["C", "F"]
+    ) -> None:
+        # A view of bytes that came with the file, so false shapes and repeats cost no memory.
         flat = np.frombuffer(buffer, np.dtype(dtype.order + dtype.code))
+        flat.flags.writeable = False
         if not all(type(size) is int and size >= 0 for size in shape):
             raise _Refused("holds an array of a shape that makes no sense")
         self.values = flat.reshape(shape, order=order)
@@ -211,7 +214,7 @@ class _Machine:
                 "C" | "F" as order,
             ):
                 array = _Array()
-                array.fill(shape, dtype, bytes(buffer), order)
+                array.fill(shape, dtype, buffer, order)
                 return array
         raise _Refused("makes something else than an array")
 

@@ -1,5 +1,6 @@
 """What a trained model is for: samples, embeddings, scores, reconstructions."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,11 @@ class FlowTrainer(L.Trainer):
             raise RunError("the model is not class-conditional; leave out classes")
         if model.is_conditional:
             classes = classes or list(range(flow.num_classes))
+            if unknown := sorted(set(classes) - set(range(-1, flow.num_classes))):
+                raise RunError(
+                    f"the model has no class {unknown[0]}, but {flow.num_classes} from 0, and "
+                    "-1 for none in particular"
+                )
 
         def draw(batch: Batch) -> dict[str, Tensor]:
             x, log_prob = flow.sample(len(batch.images), batch.labels, **given)
@@ -165,19 +171,17 @@ class FlowTrainer(L.Trainer):
             ckpt_path: a checkpoint of `fit`.
             output: the table, .csv or .parquet.
             split: 'train', 'val' or 'test'.
-            anomalies: folder or dataset of images to be told from these by their scores.
+            anomalies: folder or dataset of images to be told from these by their scores, for
+                which a class-conditional model gets no labels, of either.
         """
         _check_suffix(output, ".csv", ".parquet")
-        compressed = anomalies is not None
-        table = self._score(model, datamodule, ckpt_path, output, split, compressed)
-        tables = {split: table}
+        alone = anomalies is None
+        score = partial(self._score, model, ckpt_path, labelled=alone)
+        tables = {split: score(datamodule, output, split, not alone)}
         if anomalies is not None:
-            shape = model.density.image_shape
-            others = _like(datamodule, anomalies, shape)
-            part = f"{output}.anomalies"
-            tables["anomalies"] = self._score(model, others, ckpt_path, part, "test", True)
-            part = f"{output}.typical"
-            held_out = self._score(model, datamodule, ckpt_path, part, "val", False)
+            others = _like(datamodule, anomalies, model.density.image_shape)
+            tables["anomalies"] = score(others, f"{output}.anomalies", "test", True)
+            held_out = score(datamodule, f"{output}.typical", "val", False)
         if not self.is_global_zero:
             return
         if anomalies is not None:
@@ -291,8 +295,7 @@ class FlowTrainer(L.Trainer):
         def embed(batch: Batch) -> dict[str, Tensor]:
             # Each level at its middle: an embedding without noise.
             x = ((batch.images + 0.5) / 128 - 1).to(model.dtype)
-            labels = (batch.labels,) if model.is_conditional else ()
-            return {"embeddings": model.density.embed(x, *labels)}
+            return {"embeddings": model.density.embed(x, *model.given(batch))}
 
         return compute_in_parts(
             self, model, embed, data, ckpt_path, output, split=split, task=["embed"]
@@ -301,21 +304,22 @@ class FlowTrainer(L.Trainer):
     def _score(
         self,
         model: DensityEstimation,
-        data: ImageDataModule,
         ckpt_path: str | None,
+        data: ImageDataModule,
         output: str,
         split: str,
         compressed: bool,
+        labelled: bool,
     ) -> dict[str, Any]:
         def score(batch: Batch) -> dict[str, Tensor]:
-            x, labels = model.prepare(batch)
+            x, labels = model.prepare(batch if labelled else batch._replace(labels=None))
             bits = bits_per_dim(model.density.log_prob(x, *labels), x.shape[1:])
             scores = {"bits_per_dim": bits}
             if compressed:  # takes longer than some models
                 scores["complexity"] = complexity(batch.images)
             return scores
 
-        task = ["score", compressed]
+        task = ["score", compressed, labelled]
         scores = compute_in_parts(
             self, model, score, data, ckpt_path, output, split=split, task=task
         )
