@@ -3,8 +3,8 @@
 Both train the MixerFlow of `photos.yaml` with averaged weights and a checkpoint every fifty
 steps. One of them gets SIGKILL at random moments, start-up and the writing of checkpoints
 included, and is started again each time with `--ckpt_path last`. In the end, weights, averaged
-weights and the state of the optimiser are compared bit for bit; after each kill, all
-checkpoints are loaded.
+weights and the state of the optimiser are compared bit for bit, in the last checkpoint and in
+the best by validation; after each kill, all checkpoints are loaded.
 
     python benchmarks/kill_resume.py
 """
@@ -111,11 +111,15 @@ def compare(
             else:
                 if path.name == "last.ckpt":
                     reached.append(checkpoint["global_step"])
-    sides = [load_checkpoint(last(folder / side)) for side in ("whole", "killed")]
-    keys = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers")
-    difference = [d for key in keys for d in differing(sides[0][key], sides[1][key], key)]
+    folders = [last(folder / side).parent for side in ("whole", "killed")]
+    keys = ("global_step", "state_dict", "current_model_state", "optimizer_states")
+    difference = []
+    for name in ("last.ckpt", "best.ckpt"):
+        whole, resumed = (load_checkpoint(folder / name) for folder in folders)
+        for key in (*keys, "lr_schedulers"):
+            difference += differing(whole[key], resumed[key], f"{name}/{key}")
     return {
-        "steps": sides[0]["global_step"],
+        "steps": steps,
         "kills": killed,
         "steps when killed": reached,
         "checkpoints unreadable": unreadable,
