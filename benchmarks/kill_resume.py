@@ -113,8 +113,9 @@ def compare(
                     reached.append(checkpoint["global_step"])
     folders = [last(folder / side).parent for side in ("whole", "killed")]
     keys = ("global_step", "state_dict", "current_model_state", "optimizer_states")
-    difference = []
-    for name in ("last.ckpt", "best.ckpt"):
+    ours, theirs = ({path.name for path in folder.glob("*.ckpt")} for folder in folders)
+    difference = sorted(ours ^ theirs)
+    for name in ours & theirs:
         whole, resumed = (load_checkpoint(folder / name) for folder in folders)
         for key in (*keys, "lr_schedulers"):
             difference += differing(whole[key], resumed[key], f"{name}/{key}")
