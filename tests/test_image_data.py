@@ -12,6 +12,7 @@ from PIL import Image
 
 import mixer_bijectors as mb
 from mixer_bijectors.train import DataError, DensityEstimation, Images
+from mixer_bijectors.train.decode import resize
 from mixer_bijectors.train.module import as_batch
 
 SHAPE = (3, 8, 8)
@@ -243,6 +244,27 @@ def test_modes_and_sizes(source, channels, resize, tmp_path):
     images, _ = read(data, "test")
     assert images.shape[1:] == (channels, 8, 8)
     assert (images.int() - 80).abs().max() <= 2
+
+
+def test_images_may_be_scaled_once(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (6, 37, 50, 3), dtype=np.uint8)
+    for index, image in enumerate(noise):
+        (tmp_path / "train" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "train" / "ab"[index % 2] / f"{index}.jpg")
+
+    def scale(row):
+        pixels = resize(row["image"].convert("RGB"), (8, 8), "crop")
+        return {"image": pixels.transpose(1, 2, 0)}
+
+    rows = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "train"))
+    rows.map(scale).save_to_disk(tmp_path / "scaled")
+    for before, after in zip(
+        *(
+            read(Images(str(tmp_path / name), SHAPE, 2, test_split="all"), "test")
+            for name in ("train", "scaled")
+        )
+    ):
+        assert torch.equal(before, after)
 
 
 def test_crops_are_random_in_training_alone(tmp_path):
