@@ -43,7 +43,7 @@ class LastCheckpoint(ModelCheckpoint):
             train_time_interval=train_time_interval,
             enable_version_counter=False,
         )
-        self._is_due = self._is_job_ending = False
+        self._awaits_validation = self._is_job_ending = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -65,23 +65,23 @@ class LastCheckpoint(ModelCheckpoint):
             return  # the gradients that wait for the step are in no checkpoint
         if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
             # After the validation, which a run that goes on from before it would leave out.
-            self._is_due = True
+            self._awaits_validation = True
         else:
-            self._save(trainer, pl_module)
+            self._save_if_due(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._is_due:
-            self._is_due = False
-            self._save(trainer, pl_module)
+        if self._awaits_validation:
+            self._awaits_validation = False
+            self._save_if_due(trainer, pl_module)
 
-    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _save_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write a checkpoint if it is time, or the job is about to end."""
         super().on_train_batch_end(trainer, pl_module, None, None, 0)
         if "SLURM_JOB_ID" not in os.environ:
             return
         if trainer.strategy.reduce_boolean_decision(self._is_job_ending, all=False):
             self._is_job_ending = False
-            trainer.save_checkpoint(self.format_checkpoint_name({}), weights_only=False)
+            self._write(trainer)
             if trainer.is_global_zero:
                 subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
 
@@ -91,7 +91,10 @@ class LastCheckpoint(ModelCheckpoint):
         ends = (trainer.global_step, trainer.max_steps), (epochs + 1, trainer.max_epochs)
         over = trainer.should_stop or any(done == end for done, end in ends)
         if over and not self._should_skip_saving_checkpoint(trainer):
-            trainer.save_checkpoint(self.format_checkpoint_name({}), weights_only=False)
+            self._write(trainer)
+
+    def _write(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.format_checkpoint_name({}), weights_only=False)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -256,9 +256,9 @@ class DensityEstimation(L.LightningModule):
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         scale = partial(add_noise, sigma=self.noise) if self.noise else dequantize
         x = scale(batch.images, dtype=dtype, seeds=batch.seeds or None)
-        return x, self.given(batch)
+        return x, self.flow_labels(batch)
 
-    def given(self, batch: Batch) -> tuple[Tensor, ...]:
+    def flow_labels(self, batch: Batch) -> tuple[Tensor, ...]:
         """The labels if the flow takes them, -1 for images without."""
         if not self.is_conditional:
             return ()

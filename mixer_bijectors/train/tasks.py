@@ -295,7 +295,7 @@ class FlowTrainer(L.Trainer):
         def embed(batch: Batch) -> dict[str, Tensor]:
             # Each level at its middle: an embedding without noise.
             x = ((batch.images + 0.5) / 128 - 1).to(model.dtype)
-            return {"embeddings": model.density.embed(x, *model.given(batch))}
+            return {"embeddings": model.density.embed(x, *model.flow_labels(batch))}
 
         return compute_in_parts(
             self, model, embed, data, ckpt_path, output, split=split, task=["embed"]
