@@ -4,6 +4,7 @@ from . import images, nets, presets
 from .actnorm import ActNorm
 from .attention import Guidance, TransformerAutoregressive
 from .autoregressive import Autoregressive
+from .bijection import Bijection
 from .continuous import ContinuousFlow
 from .coupling import Coupling
 from .denoising import denoise
@@ -26,6 +27,7 @@ __all__ = [
     "Additive",
     "Affine",
     "Autoregressive",
+    "Bijection",
     "Chain",
     "ChannelMixing",
     "ContinuousFlow",

@@ -7,7 +7,9 @@ __all__ = [
     "check_builder",
     "check_conditioned",
     "check_context",
+    "check_event",
     "check_input",
+    "check_precision",
     "check_univariate",
     "format_shape",
     "is_concrete",
@@ -15,9 +17,66 @@ __all__ = [
 ]
 
 
+# What the axes of an event are called, by their number.
+_AXES = {
+    1: ("features",),
+    2: ("patches", "features"),
+    3: ("channels", "height", "width"),
+}
+
+
 def format_shape(*event: int | str) -> str:
     """The shape of a batch of events, as messages spell it: ``(batch, 3, 32, 32)``."""
     return f"({', '.join(str(size) for size in ('batch', *event))})"
+
+
+def check_tensor(name: str, x: Tensor) -> None:
+    """Refuse `x` unless it is a floating point tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"{name}: expected a floating point tensor, got {x.dtype}; "
+            "convert it with x.float(), or 8-bit images with images.dequantize(x)"
+        )
+
+
+def check_event(name: str, x: Tensor, event: tuple[int | None, ...] | None) -> None:
+    """Refuse `x` unless it is a floating point tensor of shape (batch, *event).
+
+    None stands for an axis of any size, or for an event of any shape.
+    """
+    check_tensor(name, x)
+    if event is None:
+        if x.dim() == 0:
+            raise ValueError(f"{name}: expected a batch, got a tensor of shape ()")
+        return
+    axes = _AXES.get(len(event), ("any",) * len(event))
+    if x.dim() != len(event) + 1:
+        wanted = (axis if size is None else size for axis, size in zip(axes, event))
+        raise ValueError(
+            f"{name}: expected shape {format_shape(*wanted)}, got {tuple(x.shape)}"
+        )
+    for axis, want, got in zip(axes, event, x.shape[1:]):
+        if want is None or want == got:
+            continue
+        if None in event:
+            raise ValueError(
+                f"{name}: expected {want} {axis}, got {got} in an input of shape "
+                f"{tuple(x.shape)}"
+            )
+        raise ValueError(
+            f"{name}: expected shape {format_shape(*map(str, event))}, got {tuple(x.shape)}"
+        )
+
+
+def check_precision(name: str, x: Tensor, like: Tensor) -> None:
+    """Refuse `x` of higher precision than `like`, a parameter of the layer."""
+    if torch.promote_types(x.dtype, like.dtype) != like.dtype:
+        raise TypeError(
+            f"{name}: the input is {x.dtype}, the parameters are {like.dtype}; convert one, "
+            "with x.float() or model.double()"
+        )
 
 
 def check_input(layer: str, x: Tensor, *event: int | str, like: Tensor | None = None) -> None:
@@ -26,13 +85,7 @@ def check_input(layer: str, x: Tensor, *event: int | str, like: Tensor | None = 
     An event size that is a string stands for any size and names it in the message. `like` is
     a parameter of the layer, which must not be of lower precision than `x`.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{layer}: expected a tensor, got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise TypeError(
-            f"{layer}: expected a floating point tensor, got {x.dtype}; "
-            "convert it with x.float(), or 8-bit images with images.dequantize(x)"
-        )
+    check_tensor(layer, x)
     fits = x.dim() == len(event) + 1 and all(
         isinstance(want, str) or want == got for want, got in zip(event, x.shape[1:])
     )
@@ -40,30 +93,35 @@ def check_input(layer: str, x: Tensor, *event: int | str, like: Tensor | None = 
         raise ValueError(
             f"{layer}: expected shape {format_shape(*event)}, got {tuple(x.shape)}"
         )
-    if like is not None and torch.promote_types(x.dtype, like.dtype) != like.dtype:
-        raise TypeError(
-            f"{layer}: the input is {x.dtype}, the parameters are {like.dtype}; convert one, "
-            "with x.float() or model.double()"
-        )
+    if like is not None:
+        check_precision(layer, x, like)
 
 
 def check_context(
-    layer: str, context: Tensor | None, batch: int, context_features: int | str
+    name: str, context: Tensor | None, batch: int, context_features: int | None
 ) -> Tensor:
     """The context, unless it is missing or not of shape (batch, context_features).
 
-    A string for `context_features` stands for any size and names it in the message.
+    A layer that reads none, or does not know of what size, hence 0 or None, gets one of any
+    shape with a row for each sample, or with one for all.
     """
-    want = f"({batch}, {context_features})"
+    want = f"({batch}, {context_features or 'any'})"
     if context is None:
         raise ValueError(
-            f"{layer}: built with context_features={context_features} but called without "
+            f"{name}: built with context_features={context_features} but called without "
             f"context; pass a context of shape {want}"
         )
-    fits = context.dim() == 2 and len(context) == batch
-    if not (fits and context_features in (context.shape[1], "context_features")):
+    if not isinstance(context, Tensor):
+        raise TypeError(
+            f"{name}: expected the context to be a tensor, got {type(context).__name__}"
+        )
+    if context_features:
+        fits = context.dim() == 2 and context.shape == (batch, context_features)
+    else:
+        fits = context.dim() > 0 and (context.shape[0] == batch or context.shape[0] == 1)
+    if not fits:
         raise ValueError(
-            f"{layer}: expected a context of shape {want}, got {tuple(context.shape)}"
+            f"{name}: expected a context of shape {want}, got {tuple(context.shape)}"
         )
     return context
 
@@ -84,7 +142,8 @@ def check_conditioned(
     check_input(layer, x, *event, like=like)
     if not context_features:
         return like.dtype, None
-    return like.dtype, check_context(layer, context, len(x), context_features).to(like.dtype)
+    context = check_context(layer, context, x.shape[0], context_features)
+    return like.dtype, context.to(like.dtype)
 
 
 def check_univariate(layer: str, univariate: object) -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._checks import check_conditioned, is_concrete
+from ._checks import is_concrete
 from ._triangular import differentiable, solve_unchecked
 from ._windows import METHODS, sample_in_windows
-from .flow import Flow
+from .bijection import Bijection, complete_log_det
 from .nets import CausalTransformer
 
 __all__ = ["GUIDES", "Guidance", "TransformerAutoregressive"]
@@ -63,7 +63,7 @@ class Guidance:
             )
 
 
-class TransformerAutoregressive(Flow):
+class TransformerAutoregressive(Bijection):
     r"""Scales and shifts each patch by what a causal Transformer reads off those before it.
 
     .. math:: x_i = z_i \odot \exp(a_i) + b_i, \qquad
@@ -134,7 +134,7 @@ class TransformerAutoregressive(Flow):
         reverse: bool = False,
         volume_preserving: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__((num_patches, features), context_features=num_classes)
         if num_patches < 2 or features < 1:
             raise ValueError(
                 "TransformerAutoregressive: needs at least 2 patches of at least 1 feature, as "
@@ -147,7 +147,6 @@ class TransformerAutoregressive(Flow):
             )
         self.num_patches = num_patches
         self.features = features
-        self.context_features = num_classes
         self.reverse = reverse
         self.volume_preserving = volume_preserving
         self.tol = 1e-5
@@ -164,11 +163,15 @@ class TransformerAutoregressive(Flow):
             context_features=num_classes,
         )
 
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        wide, context = self._read(x, context)
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        if not inverse:
+            return self._sample(x, context, "auto", None)
+        wide = self._read(x)
         log_scale, shift = _Prediction(self, wide, context).of_all(wide)
         z = torch.cat((wide[:, :1], (wide[:, 1:] - shift) * (-log_scale).exp()), dim=1)
-        return self._order(z).to(x.dtype), -log_scale.flatten(1).sum(1).to(x.dtype)
+        return self._order(z), -log_scale.flatten(1).sum(1)
 
     def forward(
         self,
@@ -194,7 +197,14 @@ class TransformerAutoregressive(Flow):
             raise ValueError(
                 f"TransformerAutoregressive: method must be one of {METHODS}, got {method!r}"
             )
-        wide, context = self._read(z, context)
+        context = self.check(z, context, inverse=False)
+        x, log_det = self._sample(z, context, method, guidance)
+        return x.to(z.dtype), complete_log_det(type(self).__name__, z, log_det)
+
+    def _sample(
+        self, z: Tensor, context: Tensor | None, method: str, guidance: Guidance | None
+    ) -> tuple[Tensor, Tensor]:
+        wide = self._read(z)
         prediction = _Prediction(self, wide, context, guidance)
 
         def step(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,7 +215,7 @@ class TransformerAutoregressive(Flow):
         inputs = [t for t in (z, context, *self.net.parameters()) if t is not None]
         if not all(map(is_concrete, inputs)):
             x, log_det = solve_unchecked(step, torch.zeros_like(wide), self.num_patches)
-            return self._order(x).to(z.dtype), log_det.to(z.dtype)
+            return self._order(x), log_det
         # What float32 can tell apart, float64 can tell apart that much closer.
         finer = min(1.0, torch.finfo(z.dtype).eps / torch.finfo(torch.float32).eps)
         tol = self.tol * finer
@@ -219,15 +229,12 @@ class TransformerAutoregressive(Flow):
         if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
             order = torch.arange(self.num_patches, device=z.device)
             x, log_det = differentiable(step, x, order, tol)
-        return self._order(x).to(z.dtype), log_det.to(z.dtype)
+        return self._order(x), log_det
 
-    def _read(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Patches in the order of reading and in at least float32, and the context."""
-        event = (self.num_patches, self.features)
-        dtype, context = check_conditioned(
-            "TransformerAutoregressive", x, event, self.net, context, self.context_features
-        )
-        return self._order(x).to(torch.promote_types(dtype, torch.float32)), context
+    def _read(self, x: Tensor) -> Tensor:
+        """Patches in the order of reading, in the net's precision or at least float32."""
+        dtype = self.net.positions.dtype
+        return self._order(x).to(torch.promote_types(dtype, torch.float32))
 
     def _order(self, x: Tensor) -> Tensor:
         return x.flip(1) if self.reverse else x
@@ -262,7 +269,7 @@ class _Prediction:
             uniform = torch.full_like(self.context, 1 / self.context.shape[1])
             self.context = torch.cat((self.context, uniform))
         if guidance.attention_temperature != 1.0:
-            temperature = x.new_ones(2, len(x), 1, 1, 1)
+            temperature = x.new_ones(2, x.shape[0], 1, 1, 1)
             temperature[1] = guidance.attention_temperature
             self.temperature = temperature.flatten(0, 1)
         parts = ("shift",) if self.volume_preserving else ("scale", "shift")

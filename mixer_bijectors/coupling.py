@@ -6,15 +6,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_builder, check_conditioned, check_univariate
-from .flow import Flow
+from ._checks import check_builder, check_univariate
+from .bijection import Bijection
 from .nets import ResidualMLP
 from .univariate import Affine, Univariate
 
 __all__ = ["Coupling"]
 
 
-class Coupling(Flow):
+class Coupling(Bijection):
     r"""Transforms one half of the features with parameters that a net reads off the other half.
 
     .. math:: x_1 = z_1, \qquad x_2 = f(z_2; \mathrm{net}(z_1, \mathrm{context}))
@@ -60,7 +60,7 @@ class Coupling(Flow):
         net: Callable[..., nn.Module] | None = None,
         reverse: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__((features,), context_features=context_features)
         if features < 2:
             raise ValueError(
                 f"Coupling: features must be at least 2, one half for the other, got {features}"
@@ -68,7 +68,6 @@ class Coupling(Flow):
         check_univariate("Coupling", univariate)
         check_builder("Coupling", "net", net)
         self.features = features
-        self.context_features = context_features
         self.univariate = univariate
         self.reverse = reverse
         self.sizes = ((features + 1) // 2, features // 2)
@@ -81,24 +80,15 @@ class Coupling(Flow):
             context_features=context_features,
         )
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._transform(z, context, inverse=False)
-
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._transform(x, context, inverse=True)
-
-    def _transform(
-        self, x: Tensor, context: Tensor | None, inverse: bool
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
-        dtype, context = check_conditioned(
-            "Coupling", x, (self.features,), self.net, context, self.context_features
-        )
         x1, x2 = x.split(self.sizes, dim=1)
         kept, transformed = (x2, x1) if self.reverse else (x1, x2)
-        given = kept.to(dtype)
+        given = kept.to(next(self.net.parameters(), x).dtype)
         params = self.net(given) if context is None else self.net(given, context)
         # Parameter-major: each parameter of all features is one contiguous run of memory.
         params = params.unflatten(1, (self.univariate.num_params, -1)).transpose(1, 2)
         transformed, log_derivative = self.univariate(transformed, params, inverse)
         halves = (transformed, kept) if self.reverse else (kept, transformed)
-        return torch.cat(halves, dim=1), log_derivative.sum(1).to(x.dtype)
+        return torch.cat(halves, dim=1), log_derivative.sum(1)

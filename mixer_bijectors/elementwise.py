@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_input, check_univariate
-from .flow import Flow
+from ._checks import check_univariate
+from .bijection import Bijection
 from .univariate import Affine, Univariate
 
 __all__ = ["Elementwise"]
 
 
-class Elementwise(Flow):
+class Elementwise(Bijection):
     r"""One learned univariate bijection for each feature, the same for every sample.
 
     Args:
@@ -33,19 +33,14 @@ class Elementwise(Flow):
     """
 
     def __init__(self, features: int, univariate: Univariate = Affine()) -> None:
-        super().__init__()
+        super().__init__((features,))
         check_univariate("Elementwise", univariate)
         self.features = features
         self.univariate = univariate
         self.params = nn.Parameter(torch.zeros(features, univariate.num_params))
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._transform(z, inverse=False)
-
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._transform(x, inverse=True)
-
-    def _transform(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        check_input("Elementwise", x, self.features, like=self.params)
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
         y, log_derivative = self.univariate(x, self.params, inverse)
-        return y, log_derivative.sum(1).to(x.dtype)
+        return y, log_derivative.sum(1)

@@ -1,13 +1,17 @@
-"""How any flow is run, ours or foreign: context if it takes one, always a full log_det."""
+"""How any flow is run: with a context if it takes one, and always with a full log_det."""
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import normflows as nf
 import torch
 from normflows.flows import Flow
 from torch import Tensor, nn
+
+from .bijection import Bijection, Shape, complete_log_det
 
 __all__ = [
     "Chain",
@@ -15,8 +19,10 @@ __all__ = [
     "apply_flow",
     "apply_flows",
     "call_flow",
+    "check_flow",
+    "context_features",
+    "event_shapes",
     "no_autocast",
-    "reads_context",
 ]
 
 
@@ -33,16 +39,57 @@ def _signature_takes_context(function: Callable[..., object]) -> bool:
     )
 
 
-def reads_context(module: nn.Module) -> bool:
-    """Whether `module` is a flow that does more with a context than hand it on or ignore it.
+def context_features(flow: nn.Module) -> int | None:
+    """Size of the context that a flow reads, 0 if it reads none; None where nothing tells.
 
-    Ours say so by `context_features`; of foreign ones, whose signature takes it.
+    A `Bijection`, or any flow with an attribute `context_features`, declares it. For the layers
+    of normflows and nflows it is read off their nets. Another flow whose signature takes a
+    context gets one, but does not count as conditional until it declares `context_features`.
     """
-    if not isinstance(module, Flow):
-        return False
-    if type(module).__module__.startswith(__package__ + "."):
-        return bool(getattr(module, "context_features", 0))
-    return _takes_context(type(module), "inverse")
+    flow = _wrapped(flow)
+    if isinstance(flow, Bijection) or hasattr(flow, "context_features"):
+        declared: Any = flow.context_features
+        return declared
+    if not isinstance(flow, Flow) or not _takes_context(type(flow), "inverse"):
+        return 0
+    for module in flow.modules():
+        layer = getattr(module, "context_layer", None)
+        size = getattr(layer, "in_features", None) or getattr(module, "context_features", None)
+        if isinstance(size, int):
+            return size
+    return 0 if _package(flow) == "normflows" else None
+
+
+def event_shapes(flow: nn.Module) -> tuple[Shape | None, Shape | None]:
+    """Shapes of the latents and of the data of a flow; None where it does not declare them."""
+    flow = _wrapped(flow)
+    if isinstance(flow, Bijection):
+        return flow.latent_shape, flow.event_shape
+    if type(flow) is nf.flows.Reverse:
+        return event_shapes(flow.flow)[::-1]
+    return None, None
+
+
+def check_flow(name: str, flow: object) -> None:
+    """Refuse what is not a flow, above all what runs in the other direction."""
+    flow = getattr(flow, "_orig_mod", flow)
+    nflows = sys.modules.get("nflows.transforms.base")
+    if nflows is not None and isinstance(flow, nflows.Transform):
+        raise TypeError(
+            f"{name}: {type(flow).__name__} is a transform of nflows, which runs from data to "
+            "latent; wrap it in from_nflows(transform)"
+        )
+    if isinstance(flow, nf.NormalizingFlow | nf.MultiscaleFlow):
+        raise TypeError(
+            f"{name}: {type(flow).__name__} is a model; take its flows, Chain(model.flows)"
+        )
+    if isinstance(flow, type):
+        raise TypeError(f"{name}: expected a flow, got the class {flow.__name__}; build it first")
+    if not (isinstance(flow, nn.Module) and hasattr(flow, "inverse")):
+        raise TypeError(
+            f"{name}: expected a flow of normflows, got {type(flow).__name__}; a flow has "
+            "forward and inverse, each of which returns the result and its log_det"
+        )
 
 
 def call_flow(
@@ -51,9 +98,7 @@ def call_flow(
     """Run one direction of `flow`; `context` is handed on if its signature takes one."""
     method = "inverse" if inverse else "forward"
     run = flow.inverse if inverse else flow  # calling the module runs its forward hooks
-    # A compiled module has the methods of the one that it wraps.
-    flow_type = type(getattr(flow, "_orig_mod", flow))
-    if context is not None and _takes_context(flow_type, method):
+    if context is not None and _takes_context(type(_wrapped(flow)), method):
         return run(x, context=context)
     return run(x)
 
@@ -67,15 +112,7 @@ def apply_flow(
     normflows return it, is broadcast to (batch,).
     """
     y, log_det = call_flow(flow, x, context, inverse=inverse)
-    batch = len(x)
-    if not isinstance(log_det, Tensor):
-        return y, x.new_full((batch,), log_det)
-    if log_det.shape not in ((), (1,), (batch,)):
-        raise ValueError(
-            f"{type(flow).__name__} returned a log_det of shape {tuple(log_det.shape)} for a "
-            f"batch of {batch}; expected ({batch},)"
-        )
-    return y, log_det.to(x).expand(batch).contiguous()
+    return y, complete_log_det(type(flow).__name__, x, log_det)
 
 
 def apply_flows(
@@ -95,29 +132,102 @@ def no_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(device, enabled=False)
 
 
-class Chain(Flow):
+class Chain(Bijection):
     r"""Composition of flows in the order of normflows: `forward` applies `flows[0]` first.
 
     Unlike `normflows.flows.Composite` it hands `context` on, to the flows that take one, and
-    its log-determinant lives on the device and in the dtype of the input.
+    its log-determinant lives on the device and in the dtype of the input. What it declares of
+    events and context follows from the flows.
 
     Args:
-        flows: the flows to compose, ours or foreign; each maps events of the shape that the
-            one before it returns.
+        flows: the flows to compose, of this library or of normflows; each maps events of the
+            shape that the one before it returns.
+
+    Raises:
+        TypeError: what is not a flow, such as a transform of nflows, a model or a class.
+        ValueError: flows that declare events of different shapes, or contexts of different
+            sizes.
 
     Example:
         >>> flow = Chain([mb.LULinear(6), mb.ActNorm(6)])
         >>> x, log_det = flow(torch.randn(10, 6))
-        >>> x.shape, log_det.shape
-        (torch.Size([10, 6]), torch.Size([10]))
+        >>> x.shape, log_det.shape, flow.event_shape
+        (torch.Size([10, 6]), torch.Size([10]), (6,))
     """
 
+    holds_flows = True
+
     def __init__(self, flows: Iterable[Flow]) -> None:
-        super().__init__()
+        flows = list(flows)
+        name = type(self).__name__
+        for flow in flows:
+            check_flow(name, flow)
+        latent_shape, event_shape = _chain_shapes(name, flows)
+        super().__init__(event_shape, context_features=_chain_context(name, flows))
+        self.latent_shape = latent_shape  # which may be known where the other is not
         self.flows = nn.ModuleList(flows)
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return apply_flows(self.flows, z, context)
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        return apply_flows(self.flows, x, context, inverse=inverse)
 
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return apply_flows(self.flows, x, context, inverse=True)
+
+def _chain_context(name: str, flows: Sequence[Flow]) -> int | None:
+    """Size of the context that the flows read; None if one of them does not tell."""
+    sizes = [context_features(flow) for flow in flows]
+    known = sorted({size for size in sizes if size})
+    if len(known) > 1:
+        raise ValueError(
+            f"{name}: the flows read contexts of different sizes, {known[0]} and {known[1]}; "
+            "all of them get the same context"
+        )
+    return known[0] if known else None if None in sizes else 0
+
+
+def _chain_shapes(name: str, flows: Sequence[Flow]) -> tuple[Shape | None, Shape | None]:
+    """Shapes of the latents and of the data, as far as the flows declare them."""
+    state: Shape | None = None
+    event: Shape | None = None
+    # Whether the data have the shape of the state, since all flows so far keep it.
+    keeps = True
+    for position in range(len(flows) - 1, -1, -1):
+        latent_shape, event_shape = event_shapes(flows[position])
+        known = state is not None and event_shape is not None
+        if known and not _agree(state, event_shape):
+            raise ValueError(
+                f"{name}: flows[{position + 1}] ({type(flows[position + 1]).__name__}) hands "
+                f"latents of shape {_spell(state)} to flows[{position}] "
+                f"({type(flows[position]).__name__}), which is for {_spell(event_shape)}"
+            )
+        if event_shape is None:
+            state, keeps = latent_shape, False
+            continue
+        state = _join(state, event_shape)
+        if keeps:
+            event = state
+        if latent_shape != event_shape:
+            state, keeps = latent_shape, False
+    return (state, event) if flows else (None, None)
+
+
+def _agree(a: Any, b: Any) -> bool:
+    return len(a) == len(b) and all(None in (m, n) or m == n for m, n in zip(a, b))
+
+
+def _join(a: Shape | None, b: Shape) -> Shape:
+    """What is known of a shape by either."""
+    return b if a is None else tuple(n if m is None else m for m, n in zip(a, b))
+
+
+def _spell(shape: Any) -> str:
+    return f"({', '.join('any' if size is None else str(size) for size in shape)})"
+
+
+def _wrapped(flow: nn.Module) -> Any:
+    """The module inside of a compiled one, which has its methods."""
+    return getattr(flow, "_orig_mod", flow)
+
+
+def _package(flow: nn.Module) -> str:
+    return type(flow).__module__.split(".")[0]

@@ -1,16 +1,18 @@
 """Invertible linear maps."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._checks import check_input
-from .flow import Flow, no_autocast
+from .bijection import Bijection
+from .flow import no_autocast
 
 __all__ = ["LULinear"]
 
 
-class LULinear(Flow):
+class LULinear(Bijection):
     r"""Invertible matrix :math:`W = P L U` with a log-determinant read off its diagonal.
 
     The data-to-latent direction, which training runs, is the product :math:`z = W x`; the
@@ -44,44 +46,45 @@ class LULinear(Flow):
     sign: Tensor
 
     def __init__(self, features: int, *, identity_init: bool = True) -> None:
-        super().__init__()
+        super().__init__((features,))
         self.features = features
         factors = torch.zeros(features, features)
-        permutation = torch.arange(features)
+        permutation = torch.eye(features)
         sign = torch.ones(features)
         if not identity_init:
             rotation, _ = torch.linalg.qr(torch.randn(features, features))
             p, lower, upper = torch.linalg.lu(rotation)
-            permutation = p.argmax(-1)
+            permutation = p
             sign = upper.diagonal().sign()
             factors = lower.tril(-1) + upper.triu(1) + upper.diagonal().abs().log().diag()
         self.factors = nn.Parameter(factors)
+        # A matrix of zeros and ones, which averages of models leave as it is; indices would be
+        # averaged as numbers.
         self.register_buffer("permutation", permutation)
         self.register_buffer("sign", sign)
+        self.register_load_state_dict_pre_hook(_read_indices)
 
     def weight(self) -> Tensor:
         """The matrix `W` of :math:`z = W x`, of shape (features, features)."""
         lower, upper = self._triangles()
         with no_autocast(lower):
-            return (lower @ upper)[self.permutation]
+            return (lower @ upper).index_select(0, self.permutation.argmax(1))
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_input("LULinear", z, self.features, like=self.factors)
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        log_abs_det = self.factors.diagonal().sum()
+        if inverse:
+            weight = self.weight()
+            with no_autocast(x):
+                return F.linear(x.to(weight.dtype), weight), log_abs_det
         lower, upper = self._triangles()
         # Batches are rows, so each solve is with the transposed triangle from the right.
-        y = z.to(lower.dtype).index_select(1, self.permutation.argsort())
+        y = x.to(lower.dtype).index_select(1, self.permutation.argmax(0))
         y = torch.linalg.solve_triangular(
             lower.mT, y, upper=True, left=False, unitriangular=True
         )
-        x = torch.linalg.solve_triangular(upper.mT, y, upper=False, left=False)
-        return x.to(z.dtype), -self._log_abs_det().to(z.dtype).repeat(len(z))
-
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_input("LULinear", x, self.features, like=self.factors)
-        weight = self.weight()
-        with no_autocast(x):
-            z = F.linear(x.to(weight.dtype), weight)
-        return z.to(x.dtype), self._log_abs_det().to(x.dtype).repeat(len(x))
+        return torch.linalg.solve_triangular(upper.mT, y, upper=False, left=False), -log_abs_det
 
     def _triangles(self) -> tuple[Tensor, Tensor]:
         # At least float32, as triangular solves do not exist in half precision.
@@ -91,5 +94,12 @@ class LULinear(Flow):
         upper = factors.triu(1) + (self.sign * diagonal.exp()).diag()
         return lower, upper
 
-    def _log_abs_det(self) -> Tensor:
-        return self.factors.diagonal().sum()
+
+def _read_indices(
+    layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
+) -> None:
+    """Take the permutation of a state_dict from before it was a matrix, when it was indices."""
+    key = f"{prefix}permutation"
+    permutation = state_dict.get(key)
+    if permutation is not None and permutation.dim() == 1:
+        state_dict[key] = F.one_hot(permutation, len(permutation)).to(torch.get_default_dtype())

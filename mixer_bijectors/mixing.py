@@ -4,56 +4,65 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ._checks import check_context, check_input
-from .flow import Flow, apply_flow
+from .bijection import Bijection
+from .flow import Flow, apply_flow, check_flow, context_features, event_shapes
 
 __all__ = ["ChannelMixing", "PatchMixing", "PixelMixing"]
 
 
-class _Mixing(Flow):
+class _Mixing(Bijection):
     """Applies one vector flow to all vectors along `axis`, as one large batch of them."""
 
     axis: ClassVar[int]
-    event: ClassVar[tuple[str, ...]]
+    num_axes: ClassVar[int]
+    holds_flows = True
 
     def __init__(self, flow: Flow) -> None:
-        super().__init__()
+        name = type(self).__name__
+        check_flow(name, flow)
+        vector = event_shapes(flow)[1]
+        if vector is not None and len(vector) != 1:
+            raise ValueError(
+                f"{name}: needs a flow on vectors, got {type(flow).__name__} for events of "
+                f"{len(vector)} axes"
+            )
+        sizes: list[int | None] = [None] * self.num_axes
+        if vector is not None:
+            sizes[self.axis - 1] = vector[0]
+        super().__init__(sizes, context_features=context_features(flow))
         self.flow = flow
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._lift(z, context, inverse=False)
-
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._lift(x, context, inverse=True)
-
-    def _lift(self, x: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
-        name = type(self).__name__
-        check_input(name, x, *self.event)
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        batch = x.shape[0]
         rows = x.movedim(self.axis, -1)
         leading = rows.shape[:-1]
         copies = leading[1:].numel()
         if context is not None:
-            check_context(name, context, len(x), "context_features")
-            context = context.unsqueeze(1).expand(-1, copies, -1).flatten(0, 1)
+            context = context.expand(batch, *context.shape[1:]).unsqueeze(1)
+            context = context.expand(-1, copies, *context.shape[2:]).flatten(0, 1)
         y, log_det = apply_flow(
             self.flow, rows.reshape(-1, rows.shape[-1]), context, inverse=inverse
         )
-        y = y.unflatten(0, leading).movedim(-1, self.axis)
-        return y, log_det.unflatten(0, (len(x), copies)).sum(1)
+        y = y.unflatten(0, leading).movedim(-1, self.axis).contiguous()
+        return y, log_det.unflatten(0, (batch, copies)).sum(1)
 
 
 class ChannelMixing(_Mixing):
     r"""A vector flow over the features of each patch, the same weights for every patch.
 
     Args:
-        flow: any flow on vectors of size `features`, ours or foreign; a `context` of shape
-            (batch, context_features) reaches it with every patch.
+        flow: any flow on vectors of size `features`, of this library or of normflows; a
+            `context` of shape (batch, context_features) reaches it with every patch.
 
     Shapes: (batch, patches, features) in and out, log_det (batch,).
 
     Raises:
-        TypeError: the input is not floating point.
-        ValueError: the input has not three dimensions, or the context not (batch, any).
+        TypeError: the input is not floating point; `flow` is not a flow.
+        ValueError: an input that has not three dimensions, or vectors of another size than
+            `flow` declares; a context of another batch size, or of another size than `flow`
+            reads; a flow on something else than vectors (on construction).
 
     References:
         English et al., MixerFlow, 2023 (https://arxiv.org/abs/2310.16777)
@@ -65,22 +74,24 @@ class ChannelMixing(_Mixing):
         (torch.Size([2, 64, 48]), torch.Size([2]))
     """
 
-    axis = -1
-    event = ("patches", "features")
+    axis = 2
+    num_axes = 2
 
 
 class PatchMixing(_Mixing):
     r"""A vector flow over the patches of each feature, the same weights for every feature.
 
     Args:
-        flow: any flow on vectors of size `patches`, ours or foreign; a `context` of shape
-            (batch, context_features) reaches it with every feature.
+        flow: any flow on vectors of size `patches`, of this library or of normflows; a
+            `context` of shape (batch, context_features) reaches it with every feature.
 
     Shapes: (batch, patches, features) in and out, log_det (batch,).
 
     Raises:
-        TypeError: the input is not floating point.
-        ValueError: the input has not three dimensions, or the context not (batch, any).
+        TypeError: the input is not floating point; `flow` is not a flow.
+        ValueError: an input that has not three dimensions, or vectors of another size than
+            `flow` declares; a context of another batch size, or of another size than `flow`
+            reads; a flow on something else than vectors (on construction).
 
     References:
         English et al., MixerFlow, 2023 (https://arxiv.org/abs/2310.16777)
@@ -93,7 +104,7 @@ class PatchMixing(_Mixing):
     """
 
     axis = 1
-    event = ("patches", "features")
+    num_axes = 2
 
 
 class PixelMixing(_Mixing):
@@ -102,14 +113,16 @@ class PixelMixing(_Mixing):
     With `LULinear(channels)` it is Glow's invertible 1x1 convolution.
 
     Args:
-        flow: any flow on vectors of size `channels`, ours or foreign; a `context` of shape
-            (batch, context_features) reaches it with every pixel.
+        flow: any flow on vectors of size `channels`, of this library or of normflows; a
+            `context` of shape (batch, context_features) reaches it with every pixel.
 
     Shapes: (batch, channels, height, width) in and out, log_det (batch,).
 
     Raises:
-        TypeError: the input is not floating point.
-        ValueError: the input has not four dimensions, or the context not (batch, any).
+        TypeError: the input is not floating point; `flow` is not a flow.
+        ValueError: an input that has not four dimensions, or pixels of another size than
+            `flow` declares; a context of another batch size, or of another size than `flow`
+            reads; a flow on something else than vectors (on construction).
 
     References:
         Kingma and Dhariwal, Glow, 2018 (https://arxiv.org/abs/1807.03039)
@@ -122,4 +135,4 @@ class PixelMixing(_Mixing):
     """
 
     axis = 1
-    event = ("channels", "height", "width")
+    num_axes = 3

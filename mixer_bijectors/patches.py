@@ -2,12 +2,13 @@
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._checks import check_input
-from .flow import Flow, apply_flow
+from .bijection import Bijection
+from .flow import Flow, apply_flow, check_flow, context_features, event_shapes
 
 __all__ = ["CyclicShift", "Patchify", "Shift", "to_pair"]
 
@@ -18,7 +19,25 @@ def to_pair(size: int | Sequence[int]) -> tuple[int, int]:
     return operator.index(height), operator.index(width)
 
 
-class Patchify(Flow):
+def cut(image: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """The mixer matrix (batch, patches, features) of an image."""
+    patch_height, patch_width = patch_size
+    cells = image.unflatten(3, (-1, patch_width)).unflatten(2, (-1, patch_height))
+    return cells.permute(0, 2, 4, 1, 3, 5).flatten(3, 5).flatten(1, 2)
+
+
+def join(
+    matrix: Tensor, image_shape: tuple[int, int, int], patch_size: tuple[int, int]
+) -> Tensor:
+    """The image (batch, channels, height, width) of a mixer matrix."""
+    channels, height, width = image_shape
+    patch_height, patch_width = patch_size
+    cells = matrix.unflatten(2, (channels, patch_height, patch_width))
+    cells = cells.unflatten(1, (height // patch_height, width // patch_width))
+    return cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+class Patchify(Bijection):
     r"""An image as its mixer matrix: one row for each patch, one column for each feature.
 
     Patches run row-major; the features of a patch are ordered (channel, row, column), as
@@ -55,7 +74,6 @@ class Patchify(Flow):
     """
 
     def __init__(self, image_shape: Sequence[int], patch_size: int | Sequence[int]) -> None:
-        super().__init__()
         if len(image_shape) != 3 or min(image_shape) < 1:
             raise ValueError(
                 "Patchify: image_shape must be (channels, height, width), "
@@ -71,34 +89,24 @@ class Patchify(Flow):
                 raise ValueError(
                     f"Patchify: image {side} {image} is not divisible by patch {side} {patch}"
                 )
+        grid = (height // patch_height, width // patch_width)
+        num_patches, features = grid[0] * grid[1], channels * patch_height * patch_width
+        super().__init__((channels, height, width), latent_shape=(num_patches, features))
         self.image_shape = (channels, height, width)
         self.patch_size = (patch_height, patch_width)
-        self.grid = (height // patch_height, width // patch_width)
-        self.num_patches = self.grid[0] * self.grid[1]
-        self.features = channels * patch_height * patch_width
+        self.grid = grid
+        self.num_patches = num_patches
+        self.features = features
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_input("Patchify", z, self.num_patches, self.features)
-        cells = z.unflatten(2, (self.image_shape[0], *self.patch_size))
-        cells = cells.unflatten(1, self.grid)
-        image = cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-        return image, z.new_zeros(len(z))
-
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_input("Patchify", x, *self.image_shape)
-        cells = x.unflatten(3, (self.grid[1], self.patch_size[1]))
-        cells = cells.unflatten(2, (self.grid[0], self.patch_size[0]))
-        matrix = cells.permute(0, 2, 4, 1, 3, 5).flatten(3, 5).flatten(1, 2)
-        return matrix, x.new_zeros(len(x))
-
-    def positions(self) -> Tensor:
-        """Where each entry of the matrix comes from: indices into the flattened image."""
-        pixels = torch.arange(self.num_patches * self.features, dtype=torch.float64)
-        matrix, _ = self.inverse(pixels.view(1, *self.image_shape))
-        return matrix[0].long()
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        patch = self.patch_size
+        y = cut(x, patch) if inverse else join(x, self.image_shape, patch)
+        return y, x.new_zeros(())
 
 
-class Shift(Flow):
+class Shift(Bijection):
     r"""Runs a matrix flow on a patch grid that is moved against the image, so that patch
     boundaries mix; a frame of pixels that the moved grid leaves over passes through.
 
@@ -134,7 +142,7 @@ class Shift(Flow):
         torch.Size([2, 64, 48])
     """
 
-    inner: Tensor
+    holds_flows = True
 
     def __init__(
         self,
@@ -144,24 +152,28 @@ class Shift(Flow):
         *,
         offset: int | Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
-        self.flow = flow
+        check_flow("Shift", flow)
         outer = Patchify(image_shape, patch_size)
         inner = Patchify(self.inner_shape(image_shape, patch_size, offset), patch_size)
-        top, left = _offset(patch_size, offset)
+        size = (inner.num_patches, inner.features)
+        event = event_shapes(flow)[1]
+        fits = event is None or (
+            len(event) == 2 and all(n in (None, want) for n, want in zip(event, size))
+        )
+        if not fits:
+            raise ValueError(
+                f"Shift: {type(flow).__name__} is for events of shape {event}, but inside the "
+                f"frame there are {size[0]} patches of {size[1]} features"
+            )
+        super().__init__(
+            (outer.num_patches, outer.features), context_features=context_features(flow)
+        )
+        self.flow = flow
         self.num_patches, self.features = outer.num_patches, outer.features
-        self.inner_patches = inner.num_patches
-
-        # Entry i of the inner matrix is entry inner[i] of the outer one, both flattened.
-        _, height, width = outer.image_shape
-        _, inner_height, inner_width = inner.image_shape
-        places = torch.empty(outer.image_shape, dtype=torch.long).flatten()
-        positions = outer.positions().flatten()
-        places[positions] = torch.arange(len(positions))
-        window = places.view(-1, height, width)[
-            :, top : top + inner_height, left : left + inner_width
-        ]
-        self.register_buffer("inner", window.flatten()[inner.positions().flatten()])
+        self.offset = _offset(patch_size, offset)
+        self.patch_size = outer.patch_size
+        self.image_shape, self.window_shape = outer.image_shape, inner.image_shape
+        self.register_load_state_dict_pre_hook(_drop_indices)
 
     @staticmethod
     def inner_shape(
@@ -186,24 +198,20 @@ class Shift(Flow):
             )
         return channels, height, width
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._transform(z, context, inverse=False)
-
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._transform(x, context, inverse=True)
-
-    def _transform(
-        self, x: Tensor, context: Tensor | None, inverse: bool
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
-        check_input("Shift", x, self.num_patches, self.features)
-        entries = x.flatten(1)
-        inner = entries.index_select(1, self.inner).unflatten(1, (self.inner_patches, -1))
-        inner, log_det = apply_flow(self.flow, inner, context, inverse=inverse)
-        entries = entries.index_copy(1, self.inner, inner.flatten(1))
-        return entries.view_as(x), log_det
+        patch, (top, left) = self.patch_size, self.offset
+        _, height, width = self.window_shape
+        image = join(x, self.image_shape, patch)
+        above, rows, below = image.tensor_split((top, top + height), dim=2)
+        before, window, after = rows.tensor_split((left, left + width), dim=3)
+        inner, log_det = apply_flow(self.flow, cut(window, patch), context, inverse=inverse)
+        rows = torch.cat((before, join(inner, self.window_shape, patch), after), dim=3)
+        return cut(torch.cat((above, rows, below), dim=2), patch), log_det
 
 
-class CyclicShift(Flow):
+class CyclicShift(Bijection):
     r"""Rolls the image under the patch grid: what leaves on one edge enters on the other.
 
     `inverse` rolls up and left by `offset` pixels, so that patches start `offset` pixels later;
@@ -230,9 +238,6 @@ class CyclicShift(Flow):
         True
     """
 
-    rolled: Tensor
-    unrolled: Tensor
-
     def __init__(
         self,
         image_shape: Sequence[int],
@@ -240,25 +245,28 @@ class CyclicShift(Flow):
         *,
         offset: int | Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
         patchify = Patchify(image_shape, patch_size)
+        super().__init__((patchify.num_patches, patchify.features))
         self.num_patches, self.features = patchify.num_patches, patchify.features
-        positions = patchify.positions().flatten()
-        places = positions.argsort().view(patchify.image_shape)
-        top, left = _offset(patch_size, offset)
-        rolled = places.roll((-top, -left), dims=(1, 2)).flatten()[positions]
-        self.register_buffer("rolled", rolled)
-        self.register_buffer("unrolled", rolled.argsort())
+        self.image_shape, self.patch_size = patchify.image_shape, patchify.patch_size
+        self.offset = _offset(patch_size, offset)
+        self.register_load_state_dict_pre_hook(_drop_indices)
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._gather(z, self.unrolled)
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        top, left = self.offset
+        shift = (-top, -left) if inverse else (top, left)
+        image = join(x, self.image_shape, self.patch_size).roll(shift, dims=(2, 3))
+        return cut(image, self.patch_size), x.new_zeros(())
 
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._gather(x, self.rolled)
 
-    def _gather(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        check_input("CyclicShift", x, self.num_patches, self.features)
-        return x.flatten(1).index_select(1, index).view_as(x), x.new_zeros(len(x))
+def _drop_indices(
+    layer: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
+) -> None:
+    """Leave out the indices in a state_dict from before the layers did without."""
+    for name in ("inner", "rolled", "unrolled"):
+        state_dict.pop(prefix + name, None)
 
 
 def _offset(

@@ -261,4 +261,4 @@ def test_every_public_layer_is_in_the_registry():
         for name in mb.__all__
         if isinstance(getattr(mb, name), type) and issubclass(getattr(mb, name), nf.flows.Flow)
     }
-    assert public == registered
+    assert public == registered | {"Bijection"}

@@ -291,7 +291,7 @@ ERRORS = {
     "context batch": (
         lambda: mb.ChannelMixing(CONDITIONAL).inverse(torch.randn(2, 4, 5), torch.randn(3, 3)),
         ValueError,
-        "ChannelMixing: expected a context of shape (2, context_features), got (3, 3)",
+        "ChannelMixing: expected a context of shape (2, 3), got (3, 3)",
     ),
     "shift by nothing": (
         lambda: mb.Shift(mb.Chain([]), (3, 4, 4), 1),
@@ -404,7 +404,7 @@ ERRORS = {
     "context without a batch": (
         lambda: mb.ChannelMixing(CONDITIONAL).inverse(torch.randn(2, 4, 5), torch.randn(2)),
         ValueError,
-        "ChannelMixing: expected a context of shape (2, context_features), got (2,)",
+        "ChannelMixing: expected a context of shape (2, 3), got (2,)",
     ),
     "dequantize to half precision": (
         lambda: images.dequantize(torch.zeros(2, dtype=torch.uint8), dtype=torch.bfloat16),

@@ -10,7 +10,7 @@ from torch import nn
 from .._checks import check_builder
 from ..actnorm import ActNorm
 from ..coupling import Coupling
-from ..flow import Chain, Flow, reads_context
+from ..flow import Chain, Flow, context_features
 from ..linear import LULinear
 from ..mixing import ChannelMixing, PatchMixing, PixelMixing
 from ..patches import Patchify, Shift
@@ -154,7 +154,7 @@ class MixerFlow(ImageFlow):
             )
         # normflows lists flows from latent to data.
         super().__init__(base, layers[::-1], patchify, num_classes)
-        if num_classes and not any(map(reads_context, self.flows.modules())):
+        if num_classes and not any(map(context_features, self.flows.modules())):
             raise ValueError(
                 f"MixerFlow: num_classes={num_classes}, but none of the flows inside reads a "
                 "context; build one that does, or leave out num_classes"

@@ -21,7 +21,7 @@ def read_inputs(
     leading = x.shape[:-1]
     offered = context.shape[:-1]
     broadcasts = len(offered) <= len(leading) and all(
-        a in (1, b) for a, b in zip(offered[::-1], leading[::-1])
+        a == 1 or a == b for a, b in zip(offered[::-1], leading[::-1])
     )
     if not (broadcasts and context_features and context.shape[-1:] == (context_features,)):
         raise ValueError(

@@ -117,7 +117,7 @@ class CausalTransformer(nn.Module):
             )
         if self.context is not None:
             context_features = len(self.context)
-            check_context("CausalTransformer", context, len(x), context_features)
+            check_context("CausalTransformer", context, x.shape[0], context_features)
         return self.read(x, self.offsets(context)[:, : x.shape[1]], temperature=temperature)
 
     def offsets(self, context: Tensor | None) -> Tensor:
@@ -164,7 +164,7 @@ class CausalTransformer(nn.Module):
         else:
             for layer in self.layers:
                 h = layer(h, piece)
-        return self.final(h).unflatten(0, (len(x), length))
+        return self.final(h).unflatten(0, (x.shape[0], length))
 
     def make_cache(self, batch: int) -> Tensor:
         """Room for the keys and values of `batch` sequences, see `read`.

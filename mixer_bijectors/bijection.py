@@ -1,0 +1,144 @@
+"""The base class of every layer: what it declares, and what is checked once for all."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from normflows.flows import Flow
+from torch import Tensor
+
+from ._checks import check_context, check_event, check_precision
+
+__all__ = ["Bijection", "Shape", "complete_log_det"]
+
+# Sizes of the axes of an event; None for an axis of any size.
+Shape = tuple[int | None, ...]
+
+
+class Bijection(Flow):
+    r"""A `normflows.flows.Flow` that declares the events and the context that it takes.
+
+    A subclass passes its declarations to this constructor and writes one method, `transform`.
+    `forward` (latent to data) and `inverse` (data to latent) check the input and the context
+    against the declarations, run `transform`, and return its result in the dtype of the input
+    with a log-determinant of shape (batch,).
+
+    What reads a context has to say so: a layer that declares `context_features=0` never sees
+    one, and a class-conditional model refuses to be built where no layer declares any. A class
+    that sets `holds_flows` is made of other flows, and hands a context on to them.
+
+    Args:
+        event_shape: shape of one event of data, without the batch; None for an axis of any
+            size, or in place of the shape for events that are not known.
+        latent_shape: shape of one latent, where it is another.
+        context_features: size of the context that `transform` reads; 0 for none, since models
+            of normflows hand a context to all of their layers; None for a layer that hands on
+            whatever it gets.
+
+    Shapes: (batch, \*event_shape) and (batch, \*latent_shape), context
+    (batch, context_features), log_det (batch,).
+
+    Raises:
+        TypeError: the input is not a tensor of floating point numbers, or of higher precision
+            than the parameters; the context is not a tensor.
+        ValueError: the input is of another shape; the context is missing, of another batch
+            size, or not of shape (batch, context_features); `transform` returned a log_det of
+            another shape than () or (batch,).
+
+    Example:
+        >>> class Scale(mb.Bijection):
+        ...     def __init__(self, features, context_features):
+        ...         super().__init__((features,), context_features=context_features)
+        ...         self.net = torch.nn.Linear(context_features, features)
+        ...
+        ...     def transform(self, x, context=None, *, inverse=False):
+        ...         log_scale = -self.net(context) if inverse else self.net(context)
+        ...         return x * log_scale.exp(), log_scale.sum(1)
+        >>> layer = Scale(3, context_features=2)
+        >>> mb.check_bijection(layer, torch.randn(4, 3), torch.randn(4, 2))
+    """
+
+    # A layer made of flows leaves it to them to compare precisions and to drop a context.
+    holds_flows: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        event_shape: Sequence[int | None] | None,
+        *,
+        latent_shape: Sequence[int | None] | None = None,
+        context_features: int | None = 0,
+    ) -> None:
+        super().__init__()
+        if latent_shape is None:
+            latent_shape = event_shape
+        self.event_shape: Shape | None = None if event_shape is None else tuple(event_shape)
+        self.latent_shape: Shape | None = None if latent_shape is None else tuple(latent_shape)
+        self.context_features = context_features
+
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Map latents to data, or data to latents if `inverse`, and log_det of that map.
+
+        Args:
+            x: the input, of the declared shape.
+            context: of shape (batch, context_features) in the dtype of the parameters; None
+                for a layer that declares none.
+            inverse: the direction.
+
+        Returns:
+            The result, and log_det of shape (batch,), or () if it is the same for all samples.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement transform")
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data of latents, and log_det of that map."""
+        return self._run(z, context, inverse=False)
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latents of data, and log_det of that map."""
+        return self._run(x, context, inverse=True)
+
+    def check(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> Tensor | None:
+        """Refuse what the layer cannot take; the context as `transform` gets it."""
+        name = type(self).__name__
+        check_event(name, x, self.event_shape if inverse else self.latent_shape)
+        like = None if self.holds_flows else next(self.parameters(), None)
+        if like is not None:
+            check_precision(name, x, like)
+        features = self.context_features
+        if not features:
+            if context is not None:
+                check_context(name, context, x.shape[0], features)
+            return context if features is None or self.holds_flows else None
+        context = check_context(name, context, x.shape[0], features)
+        return context if like is None else context.to(like.dtype)
+
+    def _run(
+        self, x: Tensor, context: Tensor | None, *, inverse: bool
+    ) -> tuple[Tensor, Tensor]:
+        context = self.check(x, context, inverse=inverse)
+        y, log_det = self.transform(x, context, inverse=inverse)
+        return y.to(x.dtype), complete_log_det(type(self).__name__, x, log_det)
+
+
+def complete_log_det(name: str, x: Tensor, log_det: Tensor | float) -> Tensor:
+    """A log-determinant of shape (batch,) in the dtype and on the device of the input.
+
+    A number, or a tensor of shape () or (1,), as some layers of normflows return it, counts for
+    every sample.
+
+    Raises:
+        ValueError: the log-determinant is of another shape.
+    """
+    batch = x.shape[0]
+    if not isinstance(log_det, Tensor):
+        return x.new_full((batch,), log_det)
+    if log_det.dim() == 1 and log_det.shape[0] == batch:
+        return log_det.to(x)
+    if log_det.numel() != 1 or log_det.dim() > 1:
+        raise ValueError(
+            f"{name} returned a log_det of shape {tuple(log_det.shape)} for a batch of {batch}; "
+            f"expected ({batch},)"
+        )
+    return log_det.to(x).expand(batch).contiguous()
