@@ -84,7 +84,9 @@ def check_flow(name: str, flow: object) -> None:
             f"{name}: {type(flow).__name__} is a model; take its flows, Chain(model.flows)"
         )
     if isinstance(flow, type):
-        raise TypeError(f"{name}: expected a flow, got the class {flow.__name__}; build it first")
+        raise TypeError(
+            f"{name}: expected a flow, got the class {flow.__name__}; build it first"
+        )
     if not (isinstance(flow, nn.Module) and hasattr(flow, "inverse")):
         raise TypeError(
             f"{name}: expected a flow of normflows, got {type(flow).__name__}; a flow has "

@@ -12,8 +12,19 @@ from .base import Univariate, check_bound, check_count
 
 __all__ = ["RationalQuadratic"]
 
-_MIN_SHARE = 1e-3  # of the interval, for the width and the height of every bin
-_MAX_LOG_SLOPE = math.log(1e3)  # at the knots, either way
+
+# Functions, since a compiler takes a number that it finds in a module for an input of the graph,
+# of which an autograd function may have none when it is used a second time.
+@torch.compiler.assume_constant_result
+def _min_share() -> float:
+    """Share of the interval that every bin has at least, in width and in height."""
+    return 1e-3
+
+
+@torch.compiler.assume_constant_result
+def _max_log_slope() -> float:
+    """Bound of the log-slopes at the knots, either way."""
+    return math.log(1e3)
 
 
 @dataclass(frozen=True)
@@ -195,14 +206,14 @@ def _locate(
     shares = [logits[:k].softmax(0), logits[k : 2 * k].softmax(0)]
     search = _pass_knots if torch.compiler.is_compiling() or u.numel() > 4096 else _count_knots
     index, share, before = search(u, shares, inverse)
-    w, h = (_MIN_SHARE + (1 - k * _MIN_SHARE) * t for t in share)
+    w, h = (_min_share() + (1 - k * _min_share()) * t for t in share)
     x, y = (_knot(index, t, k) for t in before)
     index = index.long()
     slopes = logits[2 * k :]
     end = slopes[:1] if spline.circular else torch.zeros_like(slopes[:1])
     slopes = torch.cat((slopes, end) if spline.circular else (end, slopes, end))
     a0, a1 = _pick(slopes, index), _pick(slopes, index + 1)
-    d0, d1 = ((a / (1 + a.abs() / _MAX_LOG_SLOPE)).exp() for a in (a0, a1))
+    d0, d1 = ((a / (1 + a.abs() / _max_log_slope())).exp() for a in (a0, a1))
     s = h / w
     if inverse:
         eta = ((u - y) / h).clamp(0, 1)
@@ -221,7 +232,7 @@ def _locate(
 
 def _knot(index: Tensor | int, sums: Tensor, num_bins: int) -> Tensor:
     """Knots from their numbers and the sums of shares before them."""
-    return (_MIN_SHARE * index - 0.5) + (1 - num_bins * _MIN_SHARE) * sums
+    return (_min_share() * index - 0.5) + (1 - num_bins * _min_share()) * sums
 
 
 def _pass_knots(
@@ -292,8 +303,8 @@ def _gradient_in_bin(
         grad_y,
         -(grad_s + grad_t * t) / w,
         grad_y * (t * top * p) + grad_s / b.h,
-        grad_d0 / (1 + b.a0.abs() / _MAX_LOG_SLOPE).square(),
-        grad_d1 / (1 + b.a1.abs() / _MAX_LOG_SLOPE).square(),
+        grad_d0 / (1 + b.a0.abs() / _max_log_slope()).square(),
+        grad_d1 / (1 + b.a1.abs() / _max_log_slope()).square(),
     )
 
 
@@ -327,7 +338,7 @@ def _gradient_of_shares(
 ) -> Tensor:
     """Gradient of the logits of all bins on one axis from those of a corner and of a size."""
     k = len(shares)
-    corner, size = ((1 - k * _MIN_SHARE) * t for t in (corner, size))
+    corner, size = ((1 - k * _min_share()) * t for t in (corner, size))
     earlier = torch.arange(k, device=index.device).view(-1, *[1] * corner.dim()) < index
     # Through softmax: of each bin's gradient the mean over the shares is subtracted.
     mean = corner * before + size * share
