@@ -55,8 +55,8 @@ def context_features(flow: nn.Module) -> int | None:
     for module in flow.modules():
         layer = getattr(module, "context_layer", None)
         size = getattr(layer, "in_features", None) or getattr(module, "context_features", None)
-        if isinstance(size, int):
-            return size
+        if size:
+            return int(size)
     return 0 if _package(flow) == "normflows" else None
 
 
