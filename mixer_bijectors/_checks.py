@@ -120,4 +120,5 @@ def is_concrete(x: Tensor) -> bool:
 
 def is_readable(x: Tensor) -> bool:
     """Whether the values of `x` can be looked at without a wait or a break in a graph."""
-    return is_concrete(x) and x.device.type == "cpu"
+    plain = type(x) in (Tensor, nn.Parameter)  # others may hold no values, as fake tensors do
+    return plain and is_concrete(x) and x.device.type == "cpu" and not torch.jit.is_tracing()
