@@ -1,11 +1,12 @@
 """Activation normalisation."""
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
-from ._checks import check_input
+from ._checks import check_input, is_readable
 from .flow import Flow
 
 __all__ = ["ActNorm"]
@@ -31,6 +32,10 @@ class ActNorm(Flow):
         TypeError: the input is not floating point.
         ValueError: the input is not of shape (batch, features).
 
+    Warns:
+        UserWarning: evaluation mode before the first batch, once, where the layer is still the
+            identity.
+
     References:
         Kingma and Dhariwal, Glow, 2018, section 3.1 (https://arxiv.org/abs/1807.03039)
 
@@ -40,6 +45,8 @@ class ActNorm(Flow):
         >>> bool(z.mean().abs() < 1e-5), bool((z.std() - 1).abs() < 1e-2)
         (True, True)
     """
+
+    _warned = False
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -55,7 +62,7 @@ class ActNorm(Flow):
         if self._awaits_first_batch():
             self._initialize(z, inverse=False)
         x = torch.addcmul(self.shift, z.to(self.shift.dtype), self.log_scale.exp())
-        return x.to(z.dtype), self.log_scale.sum().to(z.dtype).repeat(len(z))
+        return x.to(z.dtype), self.log_scale.sum().to(z.dtype).repeat(z.shape[0])
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input("ActNorm", x, self.features, like=self.shift)
@@ -63,10 +70,13 @@ class ActNorm(Flow):
             self._initialize(x, inverse=True)
         scale = (-self.log_scale).exp()
         z = torch.addcmul(-self.shift * scale, x.to(scale.dtype), scale)
-        return z.to(x.dtype), -self.log_scale.sum().to(x.dtype).repeat(len(x))
+        return z.to(x.dtype), -self.log_scale.sum().to(x.dtype).repeat(x.shape[0])
 
     def _awaits_first_batch(self) -> bool:
-        if self._initialized or not self.training:
+        if self._initialized:
+            return False
+        if not self.training:
+            self._warn_of_identity()
             return False
         # Read once more before the first batch: the buffer may have come from another rank,
         # or from the model that this one averages.
@@ -74,9 +84,26 @@ class ActNorm(Flow):
             self._initialized = bool(self.initialized)
         return not self._initialized
 
+    def _warn_of_identity(self) -> None:
+        """Warn once where evaluation comes first; buffers of other devices are not read."""
+        tensors = (self.initialized, self.log_scale, self.shift)
+        on_cpu = self.initialized.device.type == "cpu"
+        if self._warned or torch.compiler.is_compiling() or self.initialized.is_meta:
+            return
+        if on_cpu and not all(map(is_readable, tensors)):
+            return
+        self._warned = True
+        if on_cpu and any(bool(tensor.any()) for tensor in tensors):
+            return  # Something else than a first batch has set them.
+        warnings.warn(
+            "ActNorm: used in evaluation mode before its first batch in training mode, so it "
+            "is the identity; train it first, or load parameters that were trained",
+            stacklevel=2,
+        )
+
     @torch.no_grad()
     def _initialize(self, batch: Tensor, *, inverse: bool) -> None:
-        if len(batch) == 0 and not _is_distributed():
+        if batch.shape[0] == 0 and not _is_distributed():
             return
         batch = batch.to(torch.promote_types(self.shift.dtype, torch.float32))
         finite = batch.isfinite()
