@@ -161,6 +161,11 @@ ERRORS = {
         "MixerFlow: the base ClassCondDiagGaussian is for 3 classes, but the model for "
         "num_classes=2",
     ),
+    "densities of parts of an image": (
+        lambda: mb.denoise(torch.distributions.Normal(0.0, 1.0), IMAGES, 0.1),
+        ValueError,
+        "denoise: Normal gave log-densities of shape (2, 3, 4, 4), expected (2,), one for each",
+    ),
     "no target": (
         lambda: tiny().reverse_kld(2),
         ValueError,

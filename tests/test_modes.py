@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
@@ -122,3 +123,12 @@ class LogProb(nn.Module):
 
     def forward(self, *given):
         return self.model.log_prob(*given)
+
+
+@pytest.mark.parametrize("classes", [0, CLASSES])
+@pytest.mark.parametrize("name", MODELS)
+def test_tensors_without_values_are_not_looked_at(name, classes):
+    model, given = MODELS[name](classes).eval(), data(4, classes)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = [mode.from_tensor(tensor) for tensor in given]
+        assert model.log_prob(*fake).shape == (4,)

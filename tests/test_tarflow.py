@@ -311,9 +311,13 @@ def test_a_mean_that_was_trained_once_loads_and_is_not_dropped():
     z, log_det = model.inverse_and_log_det(x)
     normal = torch.distributions.Normal(0.5, model.q0.log_scale.exp())
     assert_close(model.log_prob(x), normal.log_prob(z).flatten(1).sum(1) + log_det)
-    with pytest.raises(ValueError, match=r"no mean in its base, but q0\.loc is up to 0\.5"):
+    with pytest.raises(ValueError, match="no base but a Gaussian of mean zero"):
         model.to_reference()
     model.load_state_dict(state | {"q0.loc": torch.zeros_like(state["q0.loc"])})
     model.q0.temperature = 0.5
-    with pytest.raises(ValueError, match="without a temperature"):
+    with pytest.raises(ValueError, match=r"q0\.temperature to None"):
         model.to_reference()
+    mixer = mb.MixerFlow((1, 6, 8), 2, num_layers=1, hidden_features=8, shift_every=0)
+    mixer.q0.temperature = 0.5
+    with pytest.raises(ValueError, match="the mixer has a base of its own"):
+        small(mixer=mixer)

@@ -115,7 +115,7 @@ class TarFlow(ImageFlow):
                 raise TypeError(
                     f"TarFlow: mixer must be a MixerFlow, got {type(mixer).__name__}"
                 )
-            if type(mixer.q0) is not _GAUSSIAN or [*mixer.q0.parameters()]:
+            if [*mixer.q0.parameters()] or not _is_centred(mixer.q0):
                 raise ValueError(
                     "TarFlow: the mixer has a base of its own, which would be left out; build "
                     "it without base"
@@ -325,16 +325,11 @@ class TarFlow(ImageFlow):
         num_patches = self.latent_shape[0]
         if len(self.flows) != len(self._blocks()) + 1:
             raise ValueError("TarFlow.to_reference: the authors' code has no mixer")
-        if type(self.q0) is not _GAUSSIAN or self.q0.temperature is not None:
+        if not _is_centred(self.q0):
             raise ValueError(
-                "TarFlow.to_reference: the authors' code knows no base but a Gaussian without "
-                "a temperature; set q0 to the DiagGaussian that TarFlow builds, and its "
-                "temperature to None"
-            )
-        if not self.q0.loc.is_meta and bool(self.q0.loc.any()):
-            raise ValueError(
-                "TarFlow.to_reference: the authors' code has no mean in its base, but q0.loc "
-                f"is up to {self.q0.loc.abs().max().item():.3g}; set it to zero and train on"
+                "TarFlow.to_reference: the authors' code has no base but a Gaussian of mean "
+                "zero; let q0 be the DiagGaussian that TarFlow builds, set q0.loc to zero and "
+                "q0.temperature to None"
             )
         weights = {"var": (2 * state["q0.log_scale"][0]).exp()}
         for block, prefix, reverse in self._blocks():
@@ -355,6 +350,15 @@ class TarFlow(ImageFlow):
             if isinstance(flow, TransformerAutoregressive)
         ]
         return [(len(nets) - 1 - index, *net) for index, net in enumerate(nets)]
+
+
+def _is_centred(base: Any) -> bool:
+    """Whether a base is a Gaussian of mean zero, without a temperature."""
+    return bool(
+        type(base) is _GAUSSIAN
+        and base.temperature is None
+        and (base.loc.is_meta or not base.loc.any())
+    )
 
 
 def _is_numbered(key: str, name: str) -> bool:
