@@ -120,7 +120,7 @@ def is_concrete(x: Tensor) -> bool:
 
 def is_readable(x: Tensor) -> bool:
     """Whether the values of `x` can be looked at without a wait or a break in a graph."""
-    if not is_concrete(x) or x.device.type != "cpu" or torch.jit.is_tracing():
+    if not is_concrete(x) or x.device.type != "cpu" or torch.jit._trace.is_tracing():
         return False
     # Fake tensors have no values, nor has what a mode such as theirs makes of ordinary ones.
     return type(x) in (Tensor, nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0

@@ -70,8 +70,8 @@ def check_bijection(
     # Gradients need ordinary tensors. An untrained ActNorm is as good a bijection as any.
     with torch.inference_mode(False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "ActNorm: used in evaluation mode")
-        x, context, z = (None if t is None else t.clone() for t in (x, context, z))
-        _check(copy.deepcopy(flow).eval(), x, context, z, atol, rtol)
+        context, z = (None if t is None else t.clone() for t in (context, z))
+        _check(copy.deepcopy(flow).eval(), x.clone(), context, z, atol, rtol)
 
 
 def _check(

@@ -150,6 +150,11 @@ ERRORS = {
         ValueError,
         "MixerFlow: GaussianMixture gave latents of shape (2, 48), expected (2, 4, 12)",
     ),
+    "a base of torch": (
+        lambda: tiny(base=torch.distributions.Normal(0.0, 1.0)).sample(2),
+        TypeError,
+        "MixerFlow: Normal cannot be called for samples; take a distribution of normflows",
+    ),
     "a generator on another device": (
         lambda: tiny().sample(2, generator=SimpleNamespace(device=torch.device("cuda"))),
         ValueError,

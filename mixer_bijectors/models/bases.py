@@ -101,6 +101,12 @@ class Base:
         self.check()
         if not 0 < temperature < math.inf:
             raise ValueError(f"{self.model}: temperature must be positive, got {temperature}")
+        if not callable(self.distribution):
+            raise TypeError(
+                f"{self.model}: {type(self.distribution).__name__} cannot be called for "
+                "samples; take a distribution of normflows, whose forward(num_samples) returns "
+                "samples and their log-densities"
+            )
         like = self._like(torch.empty(0))
         given = self._given("forward", labels, like)
         with self._tempered(temperature), self._drawing_from(generator, like.device):
