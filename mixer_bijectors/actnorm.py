@@ -88,7 +88,7 @@ class ActNorm(Flow):
         """Warn once where evaluation comes first; buffers of other devices are not read."""
         tensors = (self.initialized, self.log_scale, self.shift)
         on_cpu = self.initialized.device.type == "cpu"
-        if self._warned or torch.compiler.is_compiling() or self.initialized.is_meta:
+        if torch.compiler.is_compiling() or self._warned or self.initialized.is_meta:
             return
         if on_cpu and not all(map(is_readable, tensors)):
             return

@@ -8,11 +8,17 @@ import normflows as nf
 import torch
 from torch import Tensor, nn
 
-from .flow import apply_flow, call_flow
+from ._derivatives import (
+    Run,
+    check_close,
+    check_derivatives,
+    check_gradients,
+    derivatives,
+    position,
+)
+from .flow import call_flow
 
 __all__ = ["check_bijection"]
-
-_STEP = 1e-6  # of finite differences, whose error in float64 is about 1e-10
 
 
 def check_bijection(
@@ -32,9 +38,10 @@ def check_bijection(
     that a sample's result does not depend on its neighbours in the batch, that `forward` and
     `inverse` undo each other both ways (each on a copy of its own, which remembers nothing of
     the other), values and log-determinants alike, that each log-determinant equals the
-    log-absolute-determinant of the autograd Jacobian, and that this Jacobian and the gradient
-    of the log-determinant are those of finite differences. The Jacobian takes one backward
-    pass for each dimension, so keep events small (up to some hundred).
+    log-absolute-determinant of the autograd Jacobian, and that this Jacobian, the gradient of
+    the log-determinant and the gradients of parameters are those of finite differences. The
+    Jacobian takes one backward pass for each dimension, so keep events small (up to some
+    hundred).
 
     A log-determinant that is one number for all samples is taken as it is elsewhere in this
     library, where it is the same for all.
@@ -100,51 +107,33 @@ def _check(
     for inverse, start, is_one in ((True, x, one_for_all), (False, z, one_back)):
         here, back = ("inverse", "forward") if inverse else ("forward", "inverse")
         where = f"{name}.{here}"
-        there, way_back = (_Run(copy.deepcopy(flow), context, way) for way in (here, back))
+        there, way_back = (Run(copy.deepcopy(flow), context, way) for way in (here, back))
         with torch.no_grad():
             end, log_det = _check_calls(there, start, is_one, atol, rtol)
             returned, log_det_back = way_back(end)
         what = f"{name}.{back} does not undo {where}"
-        _check_close(f"{what}: values differ", returned, start, atol, rtol)
-        _check_close(
+        check_close(f"{what}: values differ", returned, start, atol, rtol)
+        check_close(
             f"{what}: log_det of one is not minus that of the other",
             log_det_back,
             -log_det,
             atol,
             rtol,
         )
-        jacobian, slope = _derivatives(there, start)
-        _check_close(
+        jacobian, slope = derivatives(there, start)
+        check_close(
             f"{where}: log_det differs from the autograd Jacobian's",
             log_det,
             torch.linalg.slogdet(jacobian).logabsdet,
             atol,
             rtol,
         )
-        _check_derivatives(there, start, jacobian, slope)
-
-
-class _Run:
-    """One direction of a flow, whose results and inputs nothing overwrites."""
-
-    def __init__(self, flow: nn.Module, context: Tensor | None, method: str) -> None:
-        self.flow = flow
-        self.context = context
-        self.inverse = method == "inverse"
-        self.where = f"{type(flow).__name__}.{method}"
-
-    def __call__(self, x: Tensor, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Copies of what it gives for some of the samples."""
-        y, log_det = self.bare(x.clone(), rows)
-        return y.clone(), log_det.clone()
-
-    def bare(self, x: Tensor, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        context = None if self.context is None else self.context[rows].clone()
-        return apply_flow(self.flow, x[rows], context, inverse=self.inverse)
+        check_derivatives(there, start, jacobian, slope)
+        check_gradients(there, start)
 
 
 def _check_calls(
-    run: _Run, start: Tensor, one_for_all: bool, atol: float, rtol: float
+    run: Run, start: Tensor, one_for_all: bool, atol: float, rtol: float
 ) -> tuple[Tensor, Tensor]:
     """The results, which must depend on the inputs alone, and sample by sample."""
     given = start.clone()
@@ -166,11 +155,11 @@ def _check_calls(
         one = slice(i, i + 1)
         alone, log_det_alone = run(start, one)
         depends = f"of sample {i} depends on its neighbours in the batch"
-        _check_close(f"{run.where}: result {depends}", end[one], alone, atol, rtol)
+        check_close(f"{run.where}: result {depends}", end[one], alone, atol, rtol)
         what = f"log_det {depends}"
         if one_for_all:
             what = f"log_det is one number for all samples, but differs for sample {i} alone"
-        _check_close(f"{run.where}: {what}", log_det[one], log_det_alone, atol, rtol)
+        check_close(f"{run.where}: {what}", log_det[one], log_det_alone, atol, rtol)
     return end, log_det
 
 
@@ -245,71 +234,8 @@ def _check_outputs(
 def _check_finite(where: str, what: str, value: Tensor) -> None:
     wrong = (~value.isfinite()).flatten().nonzero()
     if len(wrong):
-        first = _position(int(wrong[0]), value)
+        first = position(int(wrong[0]), value)
         raise AssertionError(
             f"{where}: {what} is not finite in {len(wrong)} of {value.numel()} values, "
             f"first at index {first}"
-        )
-
-
-def _check_close(what: str, got: Tensor, want: Tensor, atol: float, rtol: float) -> None:
-    error = (got - want).abs()
-    excess = error - (atol + rtol * want.abs())
-    if not bool((excess <= 0).all()):
-        worst = int(excess.nan_to_num(torch.inf).argmax())
-        raise AssertionError(
-            f"{what} by up to {error.flatten()[worst].item():.3g}, at index "
-            f"{_position(worst, error)}: {got.flatten()[worst].item():.6g} against "
-            f"{want.flatten()[worst].item():.6g}"
-        )
-
-
-def _position(flat: int, tensor: Tensor) -> tuple[int, ...]:
-    index = torch.unravel_index(torch.tensor(flat), tensor.shape)
-    return tuple(int(i) for i in index)
-
-
-def _derivatives(run: _Run, x: Tensor) -> tuple[Tensor, Tensor]:
-    """By autograd, the Jacobian (batch, dims, dims), and the gradient of log_det (batch, dims).
-
-    Of all samples at once: they are known to be independent by now.
-    """
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        y, log_det = run(x)
-        if not y.requires_grad:
-            raise AssertionError(
-                f"{run.where}: autograd does not see through it, so that its log_det cannot be "
-                "compared with the Jacobian's"
-            )
-        outputs = [*y.flatten(1).sum(0), log_det.sum()]
-        rows = [
-            torch.autograd.grad(output, x, retain_graph=True, materialize_grads=True)[0]
-            if output.requires_grad
-            else torch.zeros_like(x)
-            for output in outputs
-        ]
-    *jacobian, slope = (row.flatten(1) for row in rows)
-    return torch.stack(jacobian, dim=1), slope
-
-
-def _check_derivatives(run: _Run, x: Tensor, jacobian: Tensor, slope: Tensor) -> None:
-    """Compare what autograd says with finite differences in a random direction."""
-    generator = torch.Generator("cpu").manual_seed(1)
-    ahead = torch.randn(x.shape, dtype=x.dtype, generator=generator, device="cpu").to(x.device)
-    with torch.no_grad():
-        after, before = run(x + _STEP * ahead), run(x - _STEP * ahead)
-    direction = ahead.flatten(1)
-    for what, got, (high, low) in (
-        (
-            "its autograd Jacobian",
-            (jacobian @ direction[..., None])[..., 0],
-            (after[0], before[0]),
-        ),
-        ("the gradient of log_det", (slope * direction).sum(1), (after[1], before[1])),
-    ):
-        want = (high - low).reshape(got.shape) / (2 * _STEP)
-        scale = 1 + want.abs().max().item()
-        _check_close(
-            f"{run.where}: {what} differs from finite differences", got, want, 1e-4 * scale, 0.0
         )

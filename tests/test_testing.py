@@ -170,6 +170,20 @@ class HalfDetached(nf.flows.Flow):
         return x - (x / 3).detach(), x.new_zeros(len(x))
 
 
+class FrozenByMistake(nf.flows.Flow):
+    """Its log_det does not tell autograd that it depends on the parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_scale = torch.nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, z):
+        return z * self.log_scale.exp(), z.new_full((len(z),), 3 * self.log_scale.item())
+
+    def inverse(self, x):
+        return x * (-self.log_scale).exp(), x.new_full((len(x),), -3 * self.log_scale.item())
+
+
 class Alone(Scale):
     def inverse(self, x):
         return x / 2
@@ -210,6 +224,8 @@ MISTAKES = {
     "differences by up to",
     HalfDetached: "HalfDetached.inverse: its autograd Jacobian differs from finite differences "
     "by up to",
+    FrozenByMistake: "FrozenByMistake.inverse: the gradient of its parameters by log_det "
+    "differs from finite differences by up to",
     Alone: "Alone.inverse: returned Tensor, expected a pair: a tensor and its log_det",
 }
 

@@ -197,7 +197,7 @@ class ImageFlow(nf.NormalizingFlow):
 
         A few pixels far out are no reason: a model's own samples may have them.
         """
-        if self._warned_of_pixels or not is_readable(x) or x.numel() == 0:
+        if not is_readable(x) or self._warned_of_pixels or x.numel() == 0:
             return
         least, most = (bound.item() for bound in torch.aminmax(x.detach()))
         if max(-least, most) <= _FAR_OUT:
