@@ -219,7 +219,7 @@ MISTAKES = {
     "differs for sample 0 alone by up to",
     InPlace: "InPlace.inverse: changes its input in place",
     SharedResult: "SharedResult.inverse: its result is overwritten by the next call",
-    Remembers: "Remembers.forward does not undo Remembers.inverse: values differ by up to",
+    Remembers: "Remembers.inverse does not undo Remembers.forward: values differ by up to",
     DetachedLogDet: "DetachedLogDet.forward: the gradient of log_det differs from finite "
     "differences by up to",
     HalfDetached: "HalfDetached.inverse: its autograd Jacobian differs from finite differences "
@@ -329,3 +329,4 @@ def test_leaves_the_flow_as_it_was():
 def test_accepts_float32_flows_of_normflows():
     mb.check_bijection(nf.flows.LULinearPermute(4), torch.randn(5, 4))
     mb.check_bijection(nf.flows.CoupledRationalQuadraticSpline(4, 1, 8), torch.randn(5, 4))
+    mb.check_bijection(nf.flows.GlowBlock(4, 8), torch.randn(3, 4, 2, 2))
