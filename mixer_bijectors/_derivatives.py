@@ -51,7 +51,7 @@ def check_close(what: str, got: Tensor, want: Tensor, atol: float, rtol: float) 
 
 
 def position(flat: int, tensor: Tensor) -> tuple[int, ...]:
-    index = torch.unravel_index(torch.tensor(flat), tensor.shape)
+    index = torch.unravel_index(torch.tensor(flat, device="cpu"), tensor.shape)
     return tuple(int(i) for i in index)
 
 

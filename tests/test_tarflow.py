@@ -321,3 +321,13 @@ def test_a_mean_that_was_trained_once_loads_and_is_not_dropped():
     mixer.q0.temperature = 0.5
     with pytest.raises(ValueError, match="the mixer has a base of its own"):
         small(mixer=mixer)
+
+
+def test_a_model_with_a_trained_base_is_built_on_no_device():
+    model = small(volume_preserving=True)
+    with torch.device("meta"):
+        other = small(volume_preserving=True)
+        assert other.to_reference()["var"].is_meta
+    other.to_empty(device="cpu").load_state_dict(model.state_dict())
+    x = torch.rand(2, 1, 6, 8)
+    assert_close(other.log_prob(x), model.log_prob(x), atol=0, rtol=0)
