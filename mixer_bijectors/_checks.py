@@ -105,23 +105,26 @@ def check_context(
     A layer that reads none, or does not know of what size, hence 0 or None, gets one of any
     shape with a row for each sample, or with one for all.
     """
-    want = f"({batch}, {context_features or 'any'})"
-    if context is None:
+    if context_features and context is None:
         raise ValueError(
             f"{name}: built with context_features={context_features} but called without "
-            f"context; pass a context of shape {want}"
+            f"context; pass a context of shape ({batch}, {context_features})"
         )
     if not isinstance(context, Tensor):
         raise TypeError(
             f"{name}: expected the context to be a tensor, got {type(context).__name__}"
         )
+    # Sizes may be symbols: a membership test, or a message that is not raised, would turn
+    # them into numbers.
     if context_features:
-        fits = context.dim() == 2 and context.shape == (batch, context_features)
+        fits = context.dim() == 2 and context.shape[1] == context_features
+        fits = fits and context.shape[0] == batch
     else:
         fits = context.dim() > 0 and (context.shape[0] == batch or context.shape[0] == 1)
     if not fits:
         raise ValueError(
-            f"{name}: expected a context of shape {want}, got {tuple(context.shape)}"
+            f"{name}: expected a context of shape ({batch}, {context_features or 'any'}), got "
+            f"{tuple(context.shape)}"
         )
     return context
 
@@ -179,4 +182,7 @@ def is_concrete(x: Tensor) -> bool:
 
 def is_readable(x: Tensor) -> bool:
     """Whether the values of `x` can be looked at without a wait or a break in a graph."""
-    return is_concrete(x) and x.device.type == "cpu"
+    if not is_concrete(x) or x.device.type != "cpu" or torch.jit._trace.is_tracing():
+        return False
+    # Fake tensors have no values, nor has what a mode such as theirs makes of ordinary ones.
+    return type(x) in (Tensor, nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from normflows.flows import Flow
 from torch import Tensor
 
@@ -138,7 +137,7 @@ def complete_log_det(name: str, x: Tensor, log_det: Tensor | float) -> Tensor:
         return log_det.to(x)
     if log_det.numel() != 1 or log_det.dim() > 1:
         raise ValueError(
-            f"{name} returned a log_det of shape {tuple(log_det.shape)} for a batch of {batch}; "
-            f"expected ({batch},)"
+            f"{name} returned a log_det of shape {tuple(log_det.shape)} for a batch of "
+            f"{batch}; expected ({batch},)"
         )
     return log_det.to(x).expand(batch).contiguous()

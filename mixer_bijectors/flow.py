@@ -66,7 +66,8 @@ def event_shapes(flow: nn.Module) -> tuple[Shape | None, Shape | None]:
     if isinstance(flow, Bijection):
         return flow.latent_shape, flow.event_shape
     if type(flow) is nf.flows.Reverse:
-        return event_shapes(flow.flow)[::-1]
+        reversed_flow: Any = flow.flow
+        return event_shapes(reversed_flow)[::-1]
     return None, None
 
 

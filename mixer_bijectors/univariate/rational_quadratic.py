@@ -13,8 +13,8 @@ from .base import Univariate, check_bound, check_count
 __all__ = ["RationalQuadratic"]
 
 
-# Functions, since a compiler takes a number that it finds in a module for an input of the graph,
-# of which an autograd function may have none when it is used a second time.
+# Functions, since a compiler takes a number that it finds in a module for an input of the
+# graph, of which an autograd function may have none when it is used a second time.
 @torch.compiler.assume_constant_result
 def _min_share() -> float:
     """Share of the interval that every bin has at least, in width and in height."""
