@@ -1,5 +1,7 @@
 """What a layer says when it is handed the wrong thing."""
 
+import sys
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ __all__ = [
     "format_shape",
     "is_concrete",
     "is_readable",
+    "is_traced",
 ]
 
 
@@ -60,8 +63,10 @@ def check_context(
             f"{layer}: built with context_features={context_features} but called without "
             f"context; pass a context of shape {want}"
         )
-    fits = context.dim() == 2 and len(context) == batch
-    if not (fits and context_features in (context.shape[1], "context_features")):
+    fits = context.dim() == 2 and context.shape[0] == batch
+    # No membership test: sizes may be symbols.
+    any_size = isinstance(context_features, str)
+    if not (fits and (any_size or context_features == context.shape[1])):
         raise ValueError(
             f"{layer}: expected a context of shape {want}, got {tuple(context.shape)}"
         )
@@ -84,7 +89,9 @@ def check_conditioned(
     check_input(layer, x, *event, like=like)
     if not context_features:
         return like.dtype, None
-    return like.dtype, check_context(layer, context, len(x), context_features).to(like.dtype)
+    return like.dtype, check_context(layer, context, x.shape[0], context_features).to(
+        like.dtype
+    )
 
 
 def check_univariate(layer: str, univariate: object) -> None:
@@ -108,10 +115,18 @@ def check_builder(layer: str, name: str, build: object) -> None:
         )
 
 
+def is_traced() -> bool:
+    """Whether what runs is recorded, to run again on other values."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")  # slow to import
+    return proxies is not None and proxies.get_proxy_mode() is not None
+
+
 def is_concrete(x: Tensor) -> bool:
     """Whether `x` has values that Python can look at."""
     return (
-        not torch.compiler.is_compiling()
+        not is_traced()
         and x.device.type != "meta"
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         and not torch._C._functorch.is_legacy_batchedtensor(x)

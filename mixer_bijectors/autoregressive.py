@@ -1,11 +1,15 @@
 """Autoregressive layers."""
 
+from typing import Any
+
 import torch
 from normflows.nets import MADE
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ._checks import check_conditioned, check_univariate
 from .flow import Flow
+from .nets import ResidualMLP
 from .univariate import Affine, Univariate
 
 __all__ = ["Autoregressive"]
@@ -17,14 +21,17 @@ class Autoregressive(Flow):
     .. math:: x_i = f(z_i; \mathrm{net}_i(x_1, \ldots, x_{i - 1}, \mathrm{context}))
 
     The density direction (`inverse`) is one pass of the net, a MADE; sampling (`forward`) takes
-    one pass for each feature.
+    one pass for each feature. In a MADE of several features no hidden unit feeds the first
+    one's parameters, which would be the same for every context; a perceptron of the context
+    adds to them.
 
     Args:
         features: number of features.
         univariate: the elementwise bijection :math:`f`.
-        hidden_features: width of the net, at least `features - 1`.
-        num_blocks: residual blocks of the net.
+        hidden_features: width of the nets, at least `features - 1`.
+        num_blocks: residual blocks of the nets.
         context_features: size of the context; 0 for an unconditional layer, which ignores any.
+            Checkpoints of conditional layers without the perceptron load, and start it at zero.
         reverse: read the features from last to first.
 
     Shapes: (batch, features) in and out, context (batch, context_features), log_det (batch,).
@@ -71,15 +78,28 @@ class Autoregressive(Flow):
         self.context_features = context_features
         self.univariate = univariate
         self.reverse = reverse
-        self.net = MADE(
-            features,
-            hidden_features,
-            context_features=context_features or None,
-            num_blocks=num_blocks,
-            output_multiplier=univariate.num_params,
-        )
-        nn.init.zeros_(self.net.final_layer.weight)
-        nn.init.zeros_(self.net.final_layer.bias)
+        device, dtype = torch.get_default_device(), torch.get_default_dtype()
+        # It looks at its masks, which the meta device does not have, and makes them float32.
+        with torch.device("cpu"):
+            net = MADE(
+                features,
+                hidden_features,
+                context_features=context_features or None,
+                num_blocks=num_blocks,
+                output_multiplier=univariate.num_params,
+            )
+        nn.init.zeros_(net.final_layer.weight)
+        nn.init.zeros_(net.final_layer.bias)
+        self.net = net.to(device, dtype)
+        self.first: ResidualMLP | None = None
+        if context_features and features > 1:
+            self.first = ResidualMLP(
+                context_features,
+                univariate.num_params,
+                hidden_features=hidden_features,
+                num_blocks=num_blocks,
+            )
+            self.register_load_state_dict_pre_hook(_start_at_zero)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         dtype, context = self._check(z, context)
@@ -124,4 +144,18 @@ class Autoregressive(Flow):
 
     def _params(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Parameters of shape (batch, features, num_params)."""
-        return self.net(x, context).unflatten(1, (self.features, -1))
+        params: Tensor = self.net(x, context).unflatten(1, (self.features, -1))
+        if self.first is None or context is None:
+            return params
+        return params + F.pad(self.first(context).unsqueeze(1), (0, 0, 0, self.features - 1))
+
+
+def _start_at_zero(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let a checkpoint from before there was a net for the first feature load without it."""
+    start = f"{prefix}first."
+    if any(key.startswith(start) for key in state_dict):
+        return
+    if f"{prefix}net.final_layer.weight" in state_dict:
+        for name, value in layer.get_submodule("first").state_dict().items():
+            zero = name.startswith("final.")
+            state_dict[start + name] = torch.zeros_like(value) if zero else value

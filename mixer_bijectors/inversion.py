@@ -7,17 +7,20 @@ from typing import Any
 
 import torch
 from nflows.transforms import Transform as NflowsTransform
-from nflows.transforms import autoregressive as nflows_autoregressive
-from nflows.transforms import made as nflows_made
-from normflows.flows.affine import autoregressive as normflows_autoregressive
-from normflows.nets import made as normflows_made
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._checks import check_input, is_concrete
+from ._equations import (
+    MASKED,
+    check_passes_agree,
+    find,
+    is_as_defined,
+    next_values,
+    order_of,
+)
 from ._incremental import solve_incrementally, supports
 from ._triangular import differentiable, solve, solve_unchecked
-from .autoregressive import Autoregressive
 from .flow import Flow, call_flow
 
 __all__ = ["ParallelInverse", "accelerate_sampling"]
@@ -30,29 +33,33 @@ class _Parallel(nn.Module):
 
     def __init__(self, flow: nn.Module, *, tol: float = 1e-6, max_iter: int | None = None):
         super().__init__()
-        if _find(flow) is None:
+        if find(flow) is None:
             raise TypeError(
-                "ParallelInverse: expected an autoregressive layer, got "
-                f"{type(flow).__name__}; accelerate_sampling(model) finds those inside a model"
+                f"ParallelInverse: {type(flow).__name__} has no sequential direction that is "
+                "known, or has hooks; accelerate_sampling(model) finds the layers of a model "
+                "that can be wrapped"
             )
         if not tol > 0:
             raise ValueError(f"ParallelInverse: tol must be positive, got {tol}")
         if max_iter is not None and max_iter < 1:
             raise ValueError(f"ParallelInverse: max_iter must be at least 1, got {max_iter}")
-        # Not as a submodule, but with all that the layer holds, under the layer's names: so
-        # that whatever goes by names, as checkpoints do, sees no difference.
-        self.__dict__["flow"] = flow
-        self._parameters, self._buffers = flow._parameters, flow._buffers
-        self._modules = flow._modules
-        self._non_persistent_buffers_set = flow._non_persistent_buffers_set
+        self.flow = flow
         self.tol = tol
         self.max_iter = max_iter
         self.last_iterations: int | None = None
         self.training = flow.training
+        # Checkpoints are those of the layer, to go by before and after.
+        self.register_state_dict_post_hook(_save_as_the_layer)
+        self.register_load_state_dict_pre_hook(_load_as_the_layer)
 
-    def train(self, mode: bool = True) -> "_Parallel":
-        self.flow.train(mode)
-        return super().train(mode)
+    def __getattr__(self, name: str) -> Any:
+        """What the layer has: its net, its sizes."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "flow" or name.startswith("_"):
+                raise
+            return getattr(self.flow, name)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._run("forward", z, context)
@@ -62,23 +69,23 @@ class _Parallel(nn.Module):
 
     def _run(self, direction: str, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         check_input("ParallelInverse", y, "features")
-        if not len(y):  # which foreign layers cannot reshape
+        if not y.shape[0]:  # which layers of normflows and nflows cannot reshape
             return y, y.new_zeros(0)
-        sequential, layer = _find(self.flow) or ("", self.flow)
+        sequential, layer = find(self.flow) or ("", self.flow)
         if direction != sequential:
             return call_flow(self.flow, y, context, inverse=direction == "inverse")
-        _check_passes_agree(layer)
+        check_passes_agree(layer)
 
         def given(rows: Tensor) -> tuple[Tensor, Tensor | None]:
-            if len(rows) == len(y):
+            if rows.shape[0] == y.shape[0]:
                 return y, context
-            if context is None or len(context) == 1:
+            if context is None or context.shape[0] == 1:
                 return y[rows], context
             return y[rows], context[rows]
 
         def step(layer: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
             y, context = given(rows)
-            x, log_det = _next(layer, y, x, context)
+            x, log_det = next_values(layer, y, x, context)
             return x.to(y.dtype), log_det.to(y.dtype)
 
         def solve_rows(rows: Tensor) -> tuple[Tensor, ...]:
@@ -87,13 +94,12 @@ class _Parallel(nn.Module):
         start = torch.zeros_like(y)
         inputs = [t for t in (y, context, *self.parameters()) if t is not None]
         if not all(map(is_concrete, inputs)):
-            passes = self.max_iter or y.shape[1]
-            x, log_det = solve_unchecked(partial(step, layer), start, passes)
+            x, log_det = solve_unchecked(partial(step, layer), start)
             return x, log_det
         # What float32 can tell apart, float64 can tell apart that much closer.
         finer = min(1.0, torch.finfo(y.dtype).eps / torch.finfo(torch.float32).eps)
         tol = self.tol * finer
-        order = _order(layer, y.shape[1], y.device)
+        order = order_of(layer, y.shape[1], y.device)
         incremental = supports(layer, y.shape[1])
         if incremental and self.max_iter is None and _outweighs_calls(layer, y):
             x, log_det = solve_incrementally(layer, y, context, order)
@@ -108,8 +114,8 @@ class _Parallel(nn.Module):
                     self.max_iter,
                     solve_rows if incremental else None,
                 )
-        if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-            return differentiable(partial(step, layer), x, order, tol)
+        if torch.is_grad_enabled():
+            return differentiable(partial(step, layer), x, log_det, order, tol)
         return x, log_det
 
 
@@ -221,19 +227,25 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
         >>> type(model.flows[0]).__name__
         'ParallelInverse'
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"accelerate_sampling: expected a module, got {type(model).__name__}; pass the "
+            "model or layer that holds the parameters"
+        )
     wrapped: dict[nn.Module, nn.Module] = {}
 
     def visit(module: nn.Module) -> nn.Module:
         layer = module.flow if isinstance(module, _Parallel) else module
-        if _find(layer) is not None:
-            if layer not in wrapped:
-                foreign = isinstance(layer, NflowsTransform)
-                wrap = _ParallelTransform if foreign else ParallelInverse
-                wrapped[layer] = wrap(layer, **options)
+        if layer in wrapped:
+            return wrapped[layer]
+        if find(layer) is not None:
+            of_nflows = isinstance(layer, NflowsTransform)
+            wrap = _ParallelTransform if of_nflows else ParallelInverse
+            wrapped[layer] = wrap(layer, **options)
             return wrapped[layer]
         for name, child in module._modules.items():  # named_children names each but once
-            if child is not None:
-                setattr(module, name, visit(child))
+            if child is not None and (new := visit(child)) is not child:
+                setattr(module, name, new)
         return module
 
     model = visit(model)
@@ -246,41 +258,21 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
     return model
 
 
-_FOREIGN = (
-    normflows_autoregressive.Autoregressive,
-    nflows_autoregressive.AutoregressiveTransform,
-)
+def _save_as_the_layer(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    inner = f"{prefix}flow."
+    for key in [key for key in state if key.startswith(inner)]:
+        state[prefix + key.removeprefix(inner)] = state.pop(key)
+    # Versions of modules, which each of the two models looks for under its own names.
+    versions = getattr(state, "_metadata", {})
+    for key in [key for key in versions if f"{key}.".startswith(inner)]:
+        versions[f"{prefix}{f'{key}.'.removeprefix(inner)}"[:-1]] = versions[key]
 
 
-def _find(module: nn.Module) -> tuple[str, Any] | None:
-    """The sequential direction of a layer, and the layer that its equation comes from."""
-    if isinstance(module, Autoregressive):
-        return "forward", module
-    if isinstance(module, _FOREIGN):
-        return "inverse", module
-    # normflows' splines hold such a layer and run it the other way round.
-    # And from_nflows turns one round.
-    inner = getattr(module, "mprqat", None) or getattr(module, "transform", None)
-    return ("forward", inner) if isinstance(inner, _FOREIGN) else None
-
-
-def _next(layer: Any, y: Tensor, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-    """All features at once from the current ones, and the log_det that goes with them."""
-    if isinstance(layer, Autoregressive):
-        return layer.next(y, x, context)
-    return layer._elementwise_inverse(y, layer.autoregressive_net(x, context))
-
-
-def _order(layer: Any, features: int, device: torch.device) -> Tensor:
-    """The features in the order in which the layer reads them."""
-    if isinstance(layer, Autoregressive):
-        order = torch.arange(features, device=device)
-        return order.flip(0) if layer.reverse else order
-    last: Any = getattr(layer.autoregressive_net, "final_layer", None)
-    if not hasattr(last, "degrees"):
-        return torch.arange(features, device=device)
-    # A MADE, which has as many outputs of the same degree for each feature in turn.
-    return last.degrees.view(features, -1)[:, 0].argsort()
+def _load_as_the_layer(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    # Names that named_parameters() gives are right already.
+    inner = f"{prefix}flow."
+    for key in [key for key in state if key.startswith(prefix) and not key.startswith(inner)]:
+        state[inner + key.removeprefix(prefix)] = state.pop(key)
 
 
 def _outweighs_calls(layer: nn.Module, y: Tensor) -> bool:
@@ -289,19 +281,8 @@ def _outweighs_calls(layer: nn.Module, y: Tensor) -> bool:
     Solving one feature after the other saves arithmetic, that of all passes but one, for as
     many calls for each feature as a pass makes in all. On a GPU those take longer.
     """
-    products = len(y) * sum(p.numel() for p in layer.parameters()) / y.shape[1]
+    products = y.shape[0] * sum(p.numel() for p in layer.parameters()) / y.shape[1]
     return y.device.type == "cpu" and products >= _WORTH_THE_CALLS
-
-
-def _check_passes_agree(layer: nn.Module) -> None:
-    """Refuse what makes each pass another function of its input."""
-    for module in layer.modules() if layer.training else ():
-        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if batch_norm or (isinstance(module, nn.Dropout) and module.p > 0):
-            raise ValueError(
-                f"ParallelInverse: {type(module).__name__} in training mode makes each pass "
-                "differ; call eval() for the sequential direction"
-            )
 
 
 def _masked_once(module: Any) -> Any:
@@ -310,20 +291,22 @@ def _masked_once(module: Any) -> Any:
     They do so in every pass otherwise, which takes as long as the matrix product of a small
     batch. All else is shared with the original, which stays as it is.
     """
-    # Others than these two compute their weights when they are called.
-    if type(module) in _MASKED and not module._forward_pre_hooks:
+    # Others than these compute their weights when they are called.
+    masked = is_as_defined(module, MASKED.get(type(module)))
+    if masked and not module._forward_pre_hooks:
         twin = copy.copy(module)
         twin.forward = partial(F.linear, weight=module.weight * module.mask, bias=module.bias)
         return twin
-    children = {name: child and _masked_once(child) for name, child in module._modules.items()}
+    children = {
+        name: None if child is None else _masked_once(child)
+        for name, child in module._modules.items()
+    }
     if all(child is module._modules[name] for name, child in children.items()):
         return module
     twin = copy.copy(module)
     twin._modules = children
     return twin
 
-
-_MASKED = (normflows_made.MaskedLinear, nflows_made.MaskedLinear)
 
 # Multiplications that take as long as the calls of a pass over the dozen passes or more that
 # trained layers need, on one core.
