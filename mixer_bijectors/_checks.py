@@ -57,18 +57,18 @@ def check_context(
 
     A string for `context_features` stands for any size and names it in the message.
     """
-    want = f"({batch}, {context_features})"
     if context is None:
         raise ValueError(
             f"{layer}: built with context_features={context_features} but called without "
-            f"context; pass a context of shape {want}"
+            f"context; pass a context of shape ({batch}, {context_features})"
         )
     fits = context.dim() == 2 and context.shape[0] == batch
-    # No membership test: sizes may be symbols.
+    # Sizes may be symbols, which messages and membership tests would turn into numbers.
     any_size = isinstance(context_features, str)
     if not (fits and (any_size or context_features == context.shape[1])):
         raise ValueError(
-            f"{layer}: expected a context of shape {want}, got {tuple(context.shape)}"
+            f"{layer}: expected a context of shape ({batch}, {context_features}), "
+            f"got {tuple(context.shape)}"
         )
     return context
 
@@ -117,7 +117,7 @@ def check_builder(layer: str, name: str, build: object) -> None:
 
 def is_traced() -> bool:
     """Whether what runs is recorded, to run again on other values."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return True
     proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")  # slow to import
     return proxies is not None and proxies.get_proxy_mode() is not None

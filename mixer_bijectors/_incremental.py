@@ -97,7 +97,8 @@ def solve_incrementally(
         net = _in_pieces(_net(layer), y.shape[0], context)
         step = _of_one_feature(layer)
         x = y[:, :0]
-        columns, log_dets = [], []
+        columns: list[Tensor] = []
+        log_dets = []
         for column in y[:, order].split(1, dim=1):
             params = net(x, context)
             if not columns and isinstance(layer, Autoregressive) and layer.first is not None:

@@ -61,6 +61,10 @@ class _Parallel(nn.Module):
                 raise
             return getattr(self.flow, name)
 
+    def __copy__(self) -> "_Parallel":
+        # The hooks of the original would live no longer than the original.
+        return type(self)(self.flow, tol=self.tol, max_iter=self.max_iter)
+
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._run("forward", z, context)
 
@@ -88,7 +92,7 @@ class _Parallel(nn.Module):
             x, log_det = next_values(layer, y, x, context)
             return x.to(y.dtype), log_det.to(y.dtype)
 
-        def solve_rows(rows: Tensor) -> tuple[Tensor, ...]:
+        def by_degrees(rows: Tensor, order: Tensor) -> tuple[Tensor, ...]:
             return solve_incrementally(layer, *given(rows), order)
 
         start = torch.zeros_like(y)
@@ -100,9 +104,11 @@ class _Parallel(nn.Module):
         finer = min(1.0, torch.finfo(y.dtype).eps / torch.finfo(torch.float32).eps)
         tol = self.tol * finer
         order = order_of(layer, y.shape[1], y.device)
-        incremental = supports(layer, y.shape[1])
-        if incremental and self.max_iter is None and _outweighs_calls(layer, y):
-            x, log_det = solve_incrementally(layer, y, context, order)
+        solve_rows = None
+        if order is not None and supports(layer, y.shape[1]):
+            solve_rows = partial(by_degrees, order=order)
+        if solve_rows and self.max_iter is None and _outweighs_calls(layer, y):
+            x, log_det = solve_rows(torch.arange(y.shape[0], device=y.device))
             self.last_iterations = 1
         else:
             with torch.no_grad():
@@ -112,7 +118,7 @@ class _Parallel(nn.Module):
                     order,
                     tol,
                     self.max_iter,
-                    solve_rows if incremental else None,
+                    solve_rows,
                 )
         if torch.is_grad_enabled():
             return differentiable(partial(step, layer), x, log_det, order, tol)

@@ -52,7 +52,7 @@ class Univariate(ABC):
                 )
         *leading, size = params.shape or (0,)
         fits = size == self.num_params and len(leading) <= x.dim()
-        if not fits or any(a not in (1, b) for a, b in zip(leading[::-1], x.shape[::-1])):
+        if not fits or any(a != 1 and a != b for a, b in zip(leading[::-1], x.shape[::-1])):
             raise ValueError(
                 f"{type(self).__name__}: expected params of shape (..., {self.num_params}) "
                 f"that broadcasts against x of shape {tuple(x.shape)}, got "
