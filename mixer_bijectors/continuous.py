@@ -28,11 +28,11 @@ class ContinuousFlow(Flow):
     to one graph, cannot be traced or exported, and gives results that depend on the rest of the
     batch within its error. Gradients are those of the steps that it took.
 
-    `tol` bounds the error of a step, not that of a solution, which later steps stretch. Measured
-    in float32 on round trips of 200 standard normal samples of 6 features, the worst of them
-    errs by 1e-6 where the parameters of the net have a standard deviation of 0.1; by 3e-5 at
-    0.2, where the flow moves samples by up to 10 (2e-4 with a tolerance of 1e-5, 4e-2 with
-    1e-3); and at 0.3 by 3e-4 if they move by up to 12, by 1e-2 and more if by hundreds.
+    `tol` bounds the error of a step, not that of a solution, which later steps stretch. In
+    float32, on round trips of 200 standard normal samples of 6 features, the worst of them errs
+    by 1e-6 where the parameters of the net have a standard deviation of 0.1; by 3e-5 at 0.2,
+    where the flow moves samples by up to 10 (2e-4 with a tolerance of 1e-5, 4e-2 with 1e-3);
+    and at 0.3 by 3e-4 if they move by up to 12, by 1e-2 and more if by hundreds.
 
     Args:
         features: number of features.
