@@ -83,11 +83,16 @@ def check_passes_agree(layer: nn.Module) -> None:
     """Refuse what makes each pass another function of its input."""
     for module in layer.modules():
         dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-        batch_norm = isinstance(module, nn.modules.batchnorm._NormBase)
+        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if module.training and (dropout or batch_norm):
             raise ValueError(
                 f"ParallelInverse: {type(module).__name__} in training mode makes each pass "
                 "differ; call eval() for the sequential direction"
+            )
+        if batch_norm and module.running_mean is None:
+            raise ValueError(
+                f"ParallelInverse: {type(module).__name__} without running statistics makes "
+                "samples depend on each other; build it with track_running_stats=True"
             )
 
 

@@ -257,8 +257,9 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
     model = visit(model)
     if not wrapped:
         warnings.warn(
-            f"accelerate_sampling: {type(model).__name__} holds no autoregressive layer "
-            "to wrap (TransformerAutoregressive samples in parallel by itself)",
+            f"accelerate_sampling: {type(model).__name__} holds no layer to wrap, as none of it "
+            "is solved feature by feature in a way that is known (a subclass with a loop of its "
+            "own is left as it is; TransformerAutoregressive samples in parallel by itself)",
             stacklevel=2,
         )
     return model

@@ -408,7 +408,6 @@ class TestGradients:
             return torch.func.functional_call(flow, parameters, (y,))[0].sin().sum()
 
         names = dict(layer.named_parameters())
-        assert list(dict(fast.named_parameters())) == list(names)
         want, got = (torch.func.grad(partial(loss, flow))(names) for flow in layers)
         assert_close(got, want)
         jacobians = [
@@ -678,7 +677,7 @@ class TestAccelerateSampling:
         assert model.flows[0].flow is layer and model.flows[0].tol == 1e-3
 
     def test_warns_where_there_is_nothing_to_do(self):
-        with pytest.warns(UserWarning, match="Coupling holds no autoregressive layer"):
+        with pytest.warns(UserWarning, match="Coupling holds no layer to wrap"):
             mb.accelerate_sampling(mb.Coupling(4))
 
 
