@@ -684,7 +684,11 @@ class TestAccelerateSampling:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: mb.ParallelInverse(mb.ActNorm(3)), TypeError, "ActNorm has no sequential direction"),
+        (
+            lambda: mb.ParallelInverse(mb.ActNorm(3)),
+            TypeError,
+            "ActNorm has no sequential direction",
+        ),
         (lambda: mb.ParallelInverse(nt.LULinear(3)), TypeError, "LULinear of nflows runs the"),
         (lambda: fast_of()(None), TypeError, "expected a tensor, got NoneType"),
         (lambda: fast_of(tol=0.0), ValueError, "tol must be positive, got 0.0"),
