@@ -108,12 +108,13 @@ def has_hooks(module: nn.Module) -> bool:
 
 def is_as_defined(module: nn.Module, forward: object) -> bool:
     """Whether a module runs this `forward`, and no method is replaced on the instance."""
-    hidden = (getattr(type(module), name, None) for name in vars(module))
+    hidden = (getattr(type(module), name, None) for name in module.__dict__)
     return type(module).forward is forward and not any(map(callable, hidden))
 
 
 def _method(module: nn.Module, name: str) -> Any:
-    return vars(module).get(name, getattr(type(module), name, None))
+    # Without vars(), which torch.compile did not know before version 2.6.
+    return module.__dict__.get(name, getattr(type(module), name, None))
 
 
 # Masked layers, and their `forward` as it was defined.

@@ -78,8 +78,7 @@ class Autoregressive(Flow):
         self.context_features = context_features
         self.univariate = univariate
         self.reverse = reverse
-        device, dtype = torch.get_default_device(), torch.get_default_dtype()
-        # It looks at its masks, which the meta device does not have, and makes them float32.
+        # It looks at its masks, which have no values on the meta device.
         with torch.device("cpu"):
             net = MADE(
                 features,
@@ -90,7 +89,7 @@ class Autoregressive(Flow):
             )
         nn.init.zeros_(net.final_layer.weight)
         nn.init.zeros_(net.final_layer.bias)
-        self.net = net.to(device, dtype)
+        self.net = net.to(torch.empty(0))  # the default device, and masks of the default dtype
         self.first: ResidualMLP | None = None
         if context_features and features > 1:
             self.first = ResidualMLP(

@@ -73,32 +73,16 @@ class _Parallel(nn.Module):
 
     def _run(self, direction: str, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         check_input("ParallelInverse", y, "features")
-        if not y.shape[0]:  # which layers of normflows and nflows cannot reshape
+        if y.shape[0] == 0:  # which layers of normflows and nflows cannot reshape
             return y, y.new_zeros(0)
         sequential, layer = find(self.flow) or ("", self.flow)
         if direction != sequential:
             return call_flow(self.flow, y, context, inverse=direction == "inverse")
         check_passes_agree(layer)
-
-        def given(rows: Tensor) -> tuple[Tensor, Tensor | None]:
-            if rows.shape[0] == y.shape[0]:
-                return y, context
-            if context is None or context.shape[0] == 1:
-                return y[rows], context
-            return y[rows], context[rows]
-
-        def step(layer: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-            y, context = given(rows)
-            x, log_det = next_values(layer, y, x, context)
-            return x.to(y.dtype), log_det.to(y.dtype)
-
-        def by_degrees(rows: Tensor, order: Tensor) -> tuple[Tensor, ...]:
-            return solve_incrementally(layer, *given(rows), order)
-
         start = torch.zeros_like(y)
         inputs = [t for t in (y, context, *self.parameters()) if t is not None]
         if not all(map(is_concrete, inputs)):
-            x, log_det = solve_unchecked(partial(step, layer), start)
+            x, log_det = solve_unchecked(partial(_step, layer, y, context), start)
             return x, log_det
         # What float32 can tell apart, float64 can tell apart that much closer.
         finer = min(1.0, torch.finfo(y.dtype).eps / torch.finfo(torch.float32).eps)
@@ -106,14 +90,14 @@ class _Parallel(nn.Module):
         order = order_of(layer, y.shape[1], y.device)
         solve_rows = None
         if order is not None and supports(layer, y.shape[1]):
-            solve_rows = partial(by_degrees, order=order)
+            solve_rows = partial(_solve_rows, layer, y, context, order)
         if solve_rows and self.max_iter is None and _outweighs_calls(layer, y):
             x, log_det = solve_rows(torch.arange(y.shape[0], device=y.device))
             self.last_iterations = 1
         else:
             with torch.no_grad():
                 (x, log_det), self.last_iterations = solve(
-                    partial(step, _masked_once(layer)),
+                    partial(_step, _masked_once(layer), y, context),
                     start,
                     order,
                     tol,
@@ -121,7 +105,7 @@ class _Parallel(nn.Module):
                     solve_rows,
                 )
         if torch.is_grad_enabled():
-            return differentiable(partial(step, layer), x, log_det, order, tol)
+            return differentiable(partial(_step, layer, y, context), x, log_det, order, tol)
         return x, log_det
 
 
@@ -257,12 +241,35 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
     model = visit(model)
     if not wrapped:
         warnings.warn(
-            f"accelerate_sampling: {type(model).__name__} holds no layer to wrap, as none of it "
-            "is solved feature by feature in a way that is known (a subclass with a loop of its "
-            "own is left as it is; TransformerAutoregressive samples in parallel by itself)",
+            f"accelerate_sampling: {type(model).__name__} holds no layer to wrap: none is solved "
+            "feature by feature in a way that is known (a subclass with a loop of its own is "
+            "left as it is, and TransformerAutoregressive samples in parallel by itself)",
             stacklevel=2,
         )
     return model
+
+
+def _step(
+    layer: Any, y: Tensor, context: Tensor | None, x: Tensor, rows: Tensor
+) -> tuple[Tensor, ...]:
+    """A pass over some rows of the batch, from their current values."""
+    y, context = _given(y, context, rows)
+    x, log_det = next_values(layer, y, x, context)
+    return x.to(y.dtype), log_det.to(y.dtype)
+
+
+def _solve_rows(
+    layer: Any, y: Tensor, context: Tensor | None, order: Tensor, rows: Tensor
+) -> tuple[Tensor, ...]:
+    return solve_incrementally(layer, *_given(y, context, rows), order)
+
+
+def _given(y: Tensor, context: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    if rows.shape[0] == y.shape[0]:
+        return y, context
+    if context is None or context.shape[0] == 1:
+        return y[rows], context
+    return y[rows], context[rows]
 
 
 def _save_as_the_layer(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -353,6 +353,10 @@ class TestTracing:
         y = 2 * torch.randn(6, 8)
         assert_close(traced(y), layer(y), atol=1e-5, rtol=1e-5)
 
+    @pytest.mark.skipif(
+        torch.__version__.startswith("2.5."),
+        reason="this version looks up the names of parameters in the state_dict",
+    )
     def test_exports_any_batch(self, layers):
         layer, fast = layers
         sizes = {"z": {0: torch.export.Dim("batch")}}
@@ -372,7 +376,7 @@ class TestTracing:
         [
             torch.jit.trace,
             lambda f, x: make_fx(f)(x),
-            lambda f, x: torch.export.export(f, (x,)),
+            lambda f, x: torch.export.export(f, (x,), strict=False),
         ],
         ids=["jit", "make_fx", "export"],
     )
