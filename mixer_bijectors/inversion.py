@@ -133,25 +133,30 @@ class ParallelInverse(_Parallel, Flow):
       converge within `max_iter`, are solved feature by feature, incrementally where the net is
       a MADE.
 
-    The other direction is that of the layer.
+    The other direction is that of the layer. So are both where its loop is not the one that is
+    solved here, because a method was replaced on the instance, or a hook was put on a layer
+    that is sequential when it is called. Where values cannot be looked at (on the meta device,
+    under torch.compile, torch.func and tracing), as many passes run as there are features,
+    which is exact for all values.
 
     Gradients are those of the implicit function: memory does not grow with the number of
     passes. Second derivatives are not available.
 
-    It has the parameters of the layer, under their names. Passes must agree, so that a net in
-    training mode may hold neither dropout nor batch normalisation.
+    The layer is its child `flow`; its net and sizes are found on the wrapper too. Keys of the
+    state_dict are those of the layer; names of parameters start with `flow.`, and
+    `load_state_dict` takes either. Passes must agree, so that a net in training mode may hold
+    neither dropout nor batch normalisation.
 
     Args:
         flow: `Autoregressive`; of normflows `MaskedAffineAutoregressive`,
             `AutoregressiveRationalQuadraticSpline` and its circular kin; or `from_nflows` of
-            an `AutoregressiveTransform` of nflows.
+            an `AutoregressiveTransform` of nflows. Of subclasses, those that leave the loop
+            over features as it is.
         tol: the change, relative to values above 1, at which a sample has converged in the
             iteration, and in that for gradients; that is in float32 and below, and as much
             smaller in float64 as that is more exact.
         max_iter: number of passes before samples that have not converged are solved feature by
-            feature; by default the number of features. A number asks for the iteration. Where
-            values cannot be looked at (on the meta device, under torch.compile and torch.func),
-            exactly that many passes run.
+            feature; by default the number of features. A number asks for the iteration.
 
     Attributes:
         last_iterations: passes that the last call in the sequential direction took, without
@@ -161,9 +166,11 @@ class ParallelInverse(_Parallel, Flow):
     Shapes: those of the layer.
 
     Raises:
-        TypeError: a layer that is not autoregressive; an input that is not floating point.
+        TypeError: a layer that is not autoregressive, or has a loop of its own; an input that
+            is not floating point.
         ValueError: a tolerance that is not positive, a `max_iter` below 1; an input that is not
-            of shape (batch, features); dropout or batch normalisation in training mode.
+            of shape (batch, features); dropout or batch normalisation in training mode, or
+            batch normalisation without running statistics.
         NotImplementedError: second derivatives.
 
     References:
@@ -201,7 +208,8 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
 
     In place; state_dicts from before and after load into either. Where the density direction
     is the sequential one, as in normflows' `MaskedAffineAutoregressive`, it is densities that
-    become fast. A second call replaces the options. Warns if the model holds no such layer.
+    become fast. A subclass with a loop over features of its own is left as it is. A second call
+    replaces the options. Warns if there was nothing to wrap.
 
     Args:
         model: a model, a layer or any module that holds some.
@@ -209,6 +217,9 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
 
     Returns:
         The model; if it is itself an autoregressive layer, that layer wrapped.
+
+    Raises:
+        TypeError: what is not a module.
 
     Example:
         >>> base = nf.distributions.DiagGaussian(8)
@@ -241,9 +252,9 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
     model = visit(model)
     if not wrapped:
         warnings.warn(
-            f"accelerate_sampling: {type(model).__name__} holds no layer to wrap: none is solved "
-            "feature by feature in a way that is known (a subclass with a loop of its own is "
-            "left as it is, and TransformerAutoregressive samples in parallel by itself)",
+            f"accelerate_sampling: {type(model).__name__} holds no layer to wrap, that is, with "
+            "a loop over features that is known (a subclass with a loop of its own is left as "
+            "it is, and TransformerAutoregressive samples in parallel by itself)",
             stacklevel=2,
         )
     return model
