@@ -252,9 +252,9 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
     model = visit(model)
     if not wrapped:
         warnings.warn(
-            f"accelerate_sampling: {type(model).__name__} holds no layer to wrap, that is, with "
-            "a loop over features that is known (a subclass with a loop of its own is left as "
-            "it is, and TransformerAutoregressive samples in parallel by itself)",
+            f"accelerate_sampling: {type(model).__name__} holds no layer to wrap, which is one "
+            "with a known loop over features (a subclass with a loop of its own is left as it "
+            "is, and TransformerAutoregressive samples in parallel by itself)",
             stacklevel=2,
         )
     return model
