@@ -43,11 +43,11 @@ class _Parallel(nn.Module):
             raise ValueError(f"ParallelInverse: tol must be positive, got {tol}")
         if max_iter is not None and max_iter < 1:
             raise ValueError(f"ParallelInverse: max_iter must be at least 1, got {max_iter}")
-        self.flow = flow
         self.tol = tol
         self.max_iter = max_iter
         self.last_iterations: int | None = None
         self.training = flow.training
+        self.flow = flow
         # Checkpoints are those of the layer, to go by before and after.
         self.register_state_dict_post_hook(_save_as_the_layer)
         self.register_load_state_dict_pre_hook(_load_as_the_layer)
@@ -60,6 +60,15 @@ class _Parallel(nn.Module):
             if name == "flow" or name.startswith("_"):
                 raise
             return getattr(self.flow, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What the layer has and this does not is set there, where it counts."""
+        layer = self.__dict__.get("_modules", {}).get("flow")
+        own = name == "flow" or name in self.__dict__ or hasattr(type(self), name)
+        if own or name.startswith("_") or not hasattr(layer, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(layer, name, value)
 
     def __copy__(self) -> "_Parallel":
         # The hooks of the original would live no longer than the original.

@@ -314,6 +314,17 @@ class TestIncremental:
         assert fast.last_iterations > 1
 
 
+@pytest.mark.usefixtures("incrementally")
+def test_what_is_no_buffer_may_be_on_another_device():
+    """Blocks hold their degrees twice, and one of the two does not move with the module."""
+    layer = randomised(nf.flows.MaskedAffineAutoregressive(6, 16, use_residual_blocks=False))
+    y = torch.randn(5, 6)
+    want = layer.inverse(y)
+    for block in layer.autoregressive_net.blocks:
+        block.degrees = block.degrees.to("meta")
+    assert_close(mb.ParallelInverse(layer).inverse(y), want, atol=1e-5, rtol=1e-5)
+
+
 def test_large_batches_are_solved_incrementally():
     layer = randomised(mb.Autoregressive(12, hidden_features=32))
     fast, y = mb.ParallelInverse(layer), torch.randn(2000, 12)

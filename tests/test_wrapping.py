@@ -311,6 +311,15 @@ class TestAsAModule:
         assert_close(fast(*inputs), layer(*inputs), atol=1e-12, rtol=1e-12)
         assert fast.to("meta").net.final_layer.weight.is_meta
 
+    def test_what_is_set_on_it_is_set_on_the_layer(self, layer, inputs):
+        fast, other = mb.ParallelInverse(layer), copy.deepcopy(layer)
+        other.net = randomised(other.net, 0.4)
+        other.reverse = True
+        fast.net, fast.reverse, fast.max_iter = other.net, True, 5
+        assert layer.net is other.net and fast.max_iter == 5
+        assert_close(fast(*inputs), other(*inputs), atol=1e-5, rtol=1e-5)
+        assert list(fast.state_dict()) == list(other.state_dict())
+
     def test_added_modules_are_not_lost(self, layer):
         fast = mb.ParallelInverse(layer)
         fast.train()
