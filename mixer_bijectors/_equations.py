@@ -1,5 +1,7 @@
 """The triangular equations behind autoregressive layers, of this library and of others."""
 
+import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from normflows import flows as normflows_flows
 from normflows.flows.affine import autoregressive as normflows_autoregressive
 from normflows.nets import made as normflows_made
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .autoregressive import Autoregressive
 from .interop import _TransformAsFlow
@@ -18,6 +21,7 @@ __all__ = [
     "find",
     "has_hooks",
     "is_as_defined",
+    "masked_once",
     "next_values",
     "order_of",
 ]
@@ -69,10 +73,12 @@ def next_values(
 def order_of(layer: Any, features: int, device: torch.device) -> Tensor | None:
     """The features in the order in which the layer reads them, if it says."""
     if isinstance(layer, Autoregressive):
+        if _method(layer, "_order") is not Autoregressive._order:
+            return None
         order = torch.arange(features, device=device)
         return order.flip(0) if layer.reverse else order
     net = layer.autoregressive_net
-    if type(net) not in _NETS or type(net.final_layer) not in MASKED:
+    if type(net) not in _NETS or type(net.final_layer) not in _MASKED:
         return None
     # As many outputs of the same degree for each feature in turn.
     order = net.final_layer.degrees.view(features, -1)[:, 0].argsort()
@@ -94,6 +100,29 @@ def check_passes_agree(layer: nn.Module) -> None:
                 f"ParallelInverse: {type(module).__name__} without running statistics makes "
                 "samples depend on each other; build it with track_running_stats=True"
             )
+
+
+def masked_once(module: Any) -> Any:
+    """A copy whose masked linear layers have multiplied their weights by their masks.
+
+    They do so in every pass otherwise, which takes as long as the matrix product of a small
+    batch. All else is shared with the original, which stays as it is.
+    """
+    # Others than these compute their weights when they are called.
+    masked = is_as_defined(module, _MASKED.get(type(module)))
+    if masked and not module._forward_pre_hooks:
+        twin = copy.copy(module)
+        twin.forward = partial(F.linear, weight=module.weight * module.mask, bias=module.bias)
+        return twin
+    children = {
+        name: None if child is None else masked_once(child)
+        for name, child in module._modules.items()
+    }
+    if all(child is module._modules[name] for name, child in children.items()):
+        return module
+    twin = copy.copy(module)
+    twin._modules = children
+    return twin
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -118,6 +147,6 @@ def _method(module: nn.Module, name: str) -> Any:
 
 
 # Masked layers, and their `forward` as it was defined.
-MASKED = {
+_MASKED = {
     layer: layer.forward for layer in (normflows_made.MaskedLinear, nflows_made.MaskedLinear)
 }

@@ -1,6 +1,5 @@
 """The sequential direction of autoregressive layers: all features at once, or in one pass."""
 
-import copy
 import warnings
 from functools import partial
 from typing import Any
@@ -8,14 +7,12 @@ from typing import Any
 import torch
 from nflows.transforms import Transform as NflowsTransform
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ._checks import check_input, is_concrete
 from ._equations import (
-    MASKED,
     check_passes_agree,
     find,
-    is_as_defined,
+    masked_once,
     next_values,
     order_of,
 )
@@ -81,6 +78,8 @@ class _Parallel(nn.Module):
         return self._run("inverse", x, context)
 
     def _run(self, direction: str, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        if isinstance(y, Tensor) and y.dim() > 2:  # loops of nflows run over all dimensions
+            return call_flow(self.flow, y, context, inverse=direction == "inverse")
         check_input("ParallelInverse", y, "features")
         if y.shape[0] == 0:  # which layers of normflows and nflows cannot reshape
             return y, y.new_zeros(0)
@@ -106,7 +105,7 @@ class _Parallel(nn.Module):
         else:
             with torch.no_grad():
                 (x, log_det), self.last_iterations = solve(
-                    partial(_step, _masked_once(layer), y, context),
+                    partial(_step, masked_once(layer), y, context),
                     start,
                     order,
                     tol,
@@ -317,29 +316,6 @@ def _outweighs_calls(layer: nn.Module, y: Tensor) -> bool:
     """
     products = y.shape[0] * sum(p.numel() for p in layer.parameters()) / y.shape[1]
     return y.device.type == "cpu" and products >= _WORTH_THE_CALLS
-
-
-def _masked_once(module: Any) -> Any:
-    """A copy whose masked linear layers have multiplied their weights by their masks.
-
-    They do so in every pass otherwise, which takes as long as the matrix product of a small
-    batch. All else is shared with the original, which stays as it is.
-    """
-    # Others than these compute their weights when they are called.
-    masked = is_as_defined(module, MASKED.get(type(module)))
-    if masked and not module._forward_pre_hooks:
-        twin = copy.copy(module)
-        twin.forward = partial(F.linear, weight=module.weight * module.mask, bias=module.bias)
-        return twin
-    children = {
-        name: None if child is None else _masked_once(child)
-        for name, child in module._modules.items()
-    }
-    if all(child is module._modules[name] for name, child in children.items()):
-        return module
-    twin = copy.copy(module)
-    twin._modules = children
-    return twin
 
 
 # Multiplications that take as long as the calls of a pass over the dozen passes or more that

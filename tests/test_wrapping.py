@@ -210,6 +210,39 @@ def test_a_net_that_reads_in_an_order_of_its_own(max_iter):
     assert_close(results[1], results[0], atol=1e-4, rtol=1e-4)
 
 
+class Swapped(mb.Autoregressive):
+    """Reads features 0 and 5 in each other's place."""
+
+    def _order(self, x):
+        return x[:, [5, 1, 2, 3, 4, 0]]
+
+
+@pytest.mark.parametrize("max_iter", [None, 2])
+def test_a_layer_with_an_order_of_its_own(max_iter):
+    layer = randomised(ours(Swapped), 0.3)
+    y = torch.randn(5, 6)
+    fast = mb.ParallelInverse(layer, max_iter=max_iter)
+    assert_close(fast(y), layer(y), atol=1e-5, rtol=1e-5)
+
+
+def test_events_of_more_dimensions_are_left_to_the_layer():
+    class Before(nn.Module):
+        def forward(self, x, context=None):
+            before = x.flatten(1).cumsum(1) - x.flatten(1)
+            return torch.stack((before.sin(), before.cos()), dim=2).view(*x.shape, 2)
+
+    class OfImages(nt.MaskedAffineAutoregressiveTransform):
+        def _unconstrained_scale_and_shift(self, params):
+            return params.unbind(-1)
+
+    layer = OfImages(4, 8)
+    layer.autoregressive_net = Before()
+    x = torch.randn(3, 1, 2, 2)
+    fast = mb.accelerate_sampling(layer)
+    assert_close(fast.inverse(fast(x)[0])[0], x, atol=1e-4, rtol=1e-4)
+    assert_close(fast.inverse(x), layer.inverse(x))
+
+
 def replicate(module, change):
     """What `nn.DataParallel` does for one device, with changed parameters."""
     replicas = {part: part._replicate_for_data_parallel() for part in module.modules()}
