@@ -1,11 +1,12 @@
 """What a layer says when it is handed the wrong thing."""
 
+import sys
+
 import torch
 from torch import Tensor, nn
 
 __all__ = [
     "check_builder",
-    "check_conditioned",
     "check_context",
     "check_event",
     "check_input",
@@ -14,6 +15,7 @@ __all__ = [
     "format_shape",
     "is_concrete",
     "is_readable",
+    "is_traced",
 ]
 
 
@@ -129,26 +131,6 @@ def check_context(
     return context
 
 
-def check_conditioned(
-    layer: str,
-    x: Tensor,
-    event: tuple[int, ...],
-    net: nn.Module,
-    context: Tensor | None,
-    context_features: int,
-) -> tuple[torch.dtype, Tensor | None]:
-    """Refuse what a layer with a conditioner cannot take.
-
-    Returns the dtype of the net, and the context in it; None for a layer without context.
-    """
-    like = (*net.parameters(), x)[0]
-    check_input(layer, x, *event, like=like)
-    if not context_features:
-        return like.dtype, None
-    context = check_context(layer, context, x.shape[0], context_features)
-    return like.dtype, context.to(like.dtype)
-
-
 def check_univariate(layer: str, univariate: object) -> None:
     """Refuse what is not an elementwise bijection, its class included."""
     if isinstance(univariate, type):
@@ -170,10 +152,18 @@ def check_builder(layer: str, name: str, build: object) -> None:
         )
 
 
+def is_traced() -> bool:
+    """Whether what runs is recorded, to run again on other values."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return True
+    proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")  # slow to import
+    return proxies is not None and proxies.get_proxy_mode() is not None
+
+
 def is_concrete(x: Tensor) -> bool:
     """Whether `x` has values that Python can look at."""
     return (
-        not torch.compiler.is_compiling()
+        not is_traced()
         and x.device.type != "meta"
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         and not torch._C._functorch.is_legacy_batchedtensor(x)

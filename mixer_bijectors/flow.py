@@ -62,12 +62,11 @@ def context_features(flow: nn.Module) -> int | None:
 
 def event_shapes(flow: nn.Module) -> tuple[Shape | None, Shape | None]:
     """Shapes of the latents and of the data of a flow; None where it does not declare them."""
-    flow = _wrapped(flow)
-    if isinstance(flow, Bijection):
-        return flow.latent_shape, flow.event_shape
-    if type(flow) is nf.flows.Reverse:
-        reversed_flow: Any = flow.flow
-        return event_shapes(reversed_flow)[::-1]
+    declared: Any = _wrapped(flow)
+    if hasattr(declared, "event_shape"):
+        return declared.latent_shape, declared.event_shape
+    if type(declared) is nf.flows.Reverse:
+        return event_shapes(declared.flow)[::-1]
     return None, None
 
 

@@ -255,7 +255,7 @@ def ffjord(
     num_layers: int = 30,
     *,
     hidden_features: int = 64,
-    tol: float = 1e-3,
+    tol: float = 1e-5,
     num_classes: int = 0,
     **options: Any,
 ) -> MixerFlow:

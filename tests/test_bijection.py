@@ -157,9 +157,7 @@ class TestContext:
 
     @pytest.mark.parametrize("make", [lambda: mb.LULinear(5), lambda: mb.Chain([])])
     def test_of_another_batch_is_refused(self, make):
-        with pytest.raises(
-            ValueError, match=r"a context of shape \(4, any\), got \(3"
-        ):
+        with pytest.raises(ValueError, match=r"a context of shape \(4, any\), got \(3"):
             make().inverse(self.x, torch.randn(3, 2))
         with pytest.raises(TypeError, match="expected the context to be a tensor, got int"):
             make().inverse(self.x, 3)
