@@ -3,11 +3,12 @@
 import io
 import math
 import os
+import struct
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .errors import ImageError
 
@@ -15,6 +16,16 @@ __all__ = ["ImageError", "open_image", "resize"]
 
 # Not all that Pillow knows: for some formats it starts another program, as Ghostscript for EPS.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# How an image that is stored in this orientation of EXIF is turned upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # How many times longer than what is cut out of it an image may become by scaling.
 _LONGEST = 32
 
@@ -58,8 +69,9 @@ def open_image(source: bytes | str | os.PathLike[str], channels: int) -> Image.I
                     f"{limit}"
                 )
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _plain(image, channels)
+            turn = _TURNS.get(_orientation(image))
+            plain = _plain(image, channels)
+            return plain if turn is None else plain.transpose(turn)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -69,6 +81,40 @@ def open_image(source: bytes | str | os.PathLike[str], channels: int) -> Image.I
         # MemoryError and more, depending on where in Pillow they are met.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"cannot be decoded: {reason.splitlines()[0][:200]}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the image is stored, from 1 for upright to 8, as EXIF counts."""
+    exif = image.info.get("exif")
+    if isinstance(exif, bytes) and (found := _exif_orientation(exif)):
+        return found
+    try:
+        # What else Pillow knows: XMP, the EXIF that ImageMagick writes as text, and TIFF.
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        return 1  # Pillow raises errors of a dozen kinds at EXIF that is damaged
+    return value if isinstance(value, int) else 1
+
+
+def _exif_orientation(exif: bytes) -> int | None:
+    """The orientation in the first directory of EXIF, or None if there is none.
+
+    Pillow reads nothing behind a tag whose value lies outside of the data.
+    """
+    while exif.startswith(b"Exif\0\0"):
+        exif = exif[6:]
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return None
+    (start,) = struct.unpack_from(f"{order}L", exif, 4)
+    if start + 2 > len(exif):
+        return None
+    (count,) = struct.unpack_from(f"{order}H", exif, start)
+    for place in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
+        tag, kind, values, value = struct.unpack_from(f"{order}HHLH", exif, place)
+        if (tag, kind, values) == (ExifTags.Base.Orientation, 3, 1) and 1 <= value <= 8:
+            return int(value)
+    return None
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:
