@@ -214,6 +214,14 @@ def test_one_odd_tag_beside_the_orientation(odd, form):
     assert open_image(encode(random_image(6, 4), form, exif=exif), 3).size == (4, 6)
 
 
+def test_a_resolution_that_is_empty_text(tmp_path):
+    exif = exif_of(orientation_tag(6), (0x011A, 2, 4, bytes(4)), (0x0128, 3, 1, b"\2\0\0\0"))
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encode(random_image(6, 4), "JPEG", exif=exif))
+    for source in (path, path.read_bytes()):
+        assert open_image(source, 3).size == (4, 6)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("order", "<>")
 def test_only_the_orientation_is_read_of_damaged_exif(order):

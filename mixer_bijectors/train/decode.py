@@ -4,6 +4,7 @@ import io
 import math
 import os
 import struct
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ __all__ = ["ImageError", "open_image", "resize"]
 
 # Not all that Pillow knows: for some formats it starts another program, as Ghostscript for EPS.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_EXIF = b"Exif\0\0"
 # How an image that is stored in this orientation of EXIF is turned upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -69,18 +71,27 @@ def open_image(source: bytes | str | os.PathLike[str], channels: int) -> Image.I
                     f"{limit}"
                 )
             image.load()
-            turn = _TURNS.get(_orientation(image))
-            plain = _plain(image, channels)
-            return plain if turn is None else plain.transpose(turn)
+            return _turned(_plain(image, channels), _orientation(image))
     except ImageError:
         raise
     except UnidentifiedImageError as error:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        start = content.find(_EXIF, 0, 2**16)
+        if content.startswith(b"\xff\xd8") and start > 0:
+            # A JPEG in whose EXIF Pillow looked for a resolution: once more without any.
+            image = open_image(content[:start] + b"none" + content[start + 4 :], channels)
+            return _turned(image, _exif_orientation(content[start:]))
         raise ImageError(f"no image, or in none of the formats {', '.join(formats)}") from error
     except Exception as error:
         # Damaged bytes surface as OSError, SyntaxError, ValueError, struct.error, EOFError,
         # MemoryError and more, depending on where in Pillow they are met.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"cannot be decoded: {reason.splitlines()[0][:200]}") from error
+
+
+def _turned(image: Image.Image, orientation: int | None) -> Image.Image:
+    turn = _TURNS.get(orientation or 1)
+    return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -101,8 +112,8 @@ def _exif_orientation(exif: bytes) -> int | None:
 
     Pillow reads nothing behind a tag whose value lies outside of the data.
     """
-    while exif.startswith(b"Exif\0\0"):
-        exif = exif[6:]
+    while exif.startswith(_EXIF):
+        exif = exif[len(_EXIF) :]
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None or len(exif) < 8:
         return None
