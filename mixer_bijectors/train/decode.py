@@ -76,10 +76,11 @@ def open_image(source: bytes | str | os.PathLike[str], channels: int) -> Image.I
         raise
     except UnidentifiedImageError as error:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        start = content.find(_EXIF, 0, 2**16)
-        if content.startswith(b"\xff\xd8") and start > 0:
+        head, rest = content[: 2**16], content[2**16 :]
+        start = head.find(_EXIF)
+        if head.startswith(b"\xff\xd8") and start > 0:
             # A JPEG in whose EXIF Pillow looked for a resolution: once more without any.
-            image = open_image(content[:start] + b"none" + content[start + 4 :], channels)
+            image = open_image(head.replace(_EXIF, b"none\0\0") + rest, channels)
             return _turned(image, _exif_orientation(content[start:]))
         raise ImageError(f"no image, or in none of the formats {', '.join(formats)}") from error
     except Exception as error:
