@@ -13,10 +13,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .errors import ImageError
 
-__all__ = ["ImageError", "open_image", "resize"]
+__all__ = ["FORMATS", "ImageError", "open_image", "resize"]
 
 # Not all that Pillow knows: for some formats it starts another program, as Ghostscript for EPS.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _EXIF = b"Exif\0\0"
 # How an image that is stored in this orientation of EXIF is turned upright.
 _TURNS = {
@@ -59,7 +59,7 @@ def open_image(source: bytes | str | os.PathLike[str], channels: int) -> Image.I
     if channels not in (1, 3):
         raise ValueError(f"open_image: channels must be 1 or 3, got {channels}")
     Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]
+    formats = [name for name in FORMATS if name in Image.OPEN]
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with Image.open(file, formats=formats) as image:
