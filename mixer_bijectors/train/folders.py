@@ -92,8 +92,10 @@ def read_folder(tree: Tree) -> dict[str, Files]:
         split = SPLITS[name.lower()]
         if split in splits:
             both = some([n for n in named if SPLITS[n.lower()] == split])
-            raise DataError(f"{printable(root)}: {both} are the same split; join their files")
-        splits[split] = [p for p in tree.images if parts[p][start] == name and p != name]
+            raise DataError(
+                f"{printable(root)}: {both} name one split; join their images, or move one away"
+            )
+        splits[split] = [path for path in tree.images if name in parts[path][start:-1][:1]]
     if named:
         outside = [path for path, p in parts.items() if len(p) == start + 1]
         tree.left_out["beside the splits"] += outside

@@ -90,6 +90,8 @@ class Images(ImageDataModule):
             periodic_shift=periodic_shift,
             on_bad_image=on_bad_image,
         )
+        if not os.fspath(path):
+            raise ValueError("Images: path must name a folder, a file or a dataset, got ''")
         channels, height, width = image_shape
         if channels not in (1, 3) or min(height, width) < 1:
             raise ValueError(
@@ -100,7 +102,7 @@ class Images(ImageDataModule):
                 raise ValueError(f"Images: {key} must be a name or from 0 to 1, got {share}")
         if resize not in ("crop", "squash"):
             raise ValueError(f"Images: resize must be 'crop' or 'squash', got {resize!r}")
-        self.path = os.fspath(path)
+        self.path = os.fsdecode(path)
         self._is_path = not isinstance(path, str)
         self.image_shape = (channels, height, width)
         self.name = name

@@ -9,9 +9,17 @@ from numpy.typing import NDArray
 
 from .errors import DataError
 
-__all__ = ["LABEL_COLUMNS", "Labels", "join_labels", "labels_of_column", "labels_of_folders"]
+__all__ = [
+    "LABEL_COLUMNS",
+    "NO_CLASSES",
+    "Labels",
+    "join_labels",
+    "labels_of_column",
+    "labels_of_folders",
+]
 
 LABEL_COLUMNS = ("label", "labels", "fine_label")
+NO_CLASSES = "no column of whole numbers"
 
 
 class Labels(NamedTuple):

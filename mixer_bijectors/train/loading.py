@@ -12,13 +12,13 @@ from .folders import Files, read_folder
 from .formats import Arrays, find_format, read_arrays
 from .labels import Labels, join_labels
 from .names import printable
-from .tables import Rows, first_line, load_tables, split_tables
+from .tables import Rows, first_line, load_tables, split_tables, unambiguous
 from .tree import TABLES, list_files
 
 __all__ = ["ArraySplit", "Found", "Split", "load_splits"]
 
 # What the hub takes for the name of a dataset.
-_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_HUB = re.compile(r"\w[\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
 class ArraySplit:
@@ -60,8 +60,12 @@ def load_splits(path: str, name: str | None, is_path: bool, train: str) -> Found
     """
     try:
         return _load(path, name, _place(path, is_path), train)
-    except DataError:
-        raise
+    except DataError as error:
+        # What is wrong with classes or columns is told by those who do not know where.
+        known = (printable(path), printable(os.path.expanduser(path)))
+        if any(place in str(error) for place in known):
+            raise
+        raise DataError(f"{known[0]}: {error}") from error
     except PermissionError as error:
         raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
     except ConnectionError as error:
@@ -79,13 +83,13 @@ def load_splits(path: str, name: str | None, is_path: bool, train: str) -> Found
 
 def _place(path: str, is_path: bool) -> Path | None:
     """Where the images are, or None if they are on the hub."""
-    place = Path(path).expanduser()
+    # Not resolved, so that an image is called by the path that leads to it here.
+    place = Path(path).expanduser().absolute()
     if place.exists():
         return place
     # A name on the hub may look like a path, but not like one into a folder that is here.
-    parents = place.parts[:-1]
     is_path = is_path or place.suffix.lower() in TABLES or os.path.lexists(place)
-    if is_path or not _HUB.fullmatch(path) or (parents and Path(*parents).exists()):
+    if is_path or not _HUB.fullmatch(path) or ("/" in path and place.parent.exists()):
         raise DataError(f"there is no folder or file {printable(path)}")
     return None
 
@@ -99,7 +103,7 @@ def _load(path: str, name: str | None, place: Path | None, train: str) -> Found:
         arrays = {split: ArraySplit(read_arrays(place, split)) for split in ("train", "test")}
         return Found(arrays, {})
     if any((place / file).exists() for file in ("dataset_dict.json", "state.json")):
-        loaded = datasets.load_from_disk(str(place))
+        loaded = datasets.load_from_disk(unambiguous(str(place)))
         return _rows(loaded if isinstance(loaded, dict) else {"train": loaded}, train)
     if place.is_file():
         if place.suffix.lower() not in TABLES:

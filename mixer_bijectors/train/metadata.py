@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from .errors import DataError
-from .labels import LABEL_COLUMNS, Labels, labels_of_column
+from .labels import LABEL_COLUMNS, NO_CLASSES, Labels, labels_of_column
 from .names import printable, some
 from .tree import Tree
 
@@ -52,16 +52,14 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
         tables.append(table)
     table = pd.concat(tables, ignore_index=True)
     labels = None
-    column = next((name for name in LABEL_COLUMNS if name in table), None)
-    if column is not None:
+    for column in (name for name in LABEL_COLUMNS if name in table and labels is None):
         try:
             array = pa.array(table[column], from_pandas=True)
         except pa.ArrowException:
             array = pa.array([""])  # of several kinds
         labels = labels_of_column(array)
         if labels is None:
-            where = f"{tree.metadata[0]}:{column}"
-            tree.left_out["no column of numbers of classes"].append(where)
+            tree.left_out[NO_CLASSES].append(f"{column} of {tree.metadata[0]}")
     listed: dict[str, int] = {}
     for row, path in enumerate(table["path"]):
         first = listed.setdefault(path, row)

@@ -12,11 +12,11 @@ from PIL import Image
 from .decode import open_image
 from .errors import DataError, ImageError
 from .folders import SPLITS
-from .labels import LABEL_COLUMNS, Labels, labels_of_column
+from .labels import LABEL_COLUMNS, NO_CLASSES, Labels, labels_of_column
 from .names import printable, some
 from .tree import Tree
 
-__all__ = ["Rows", "first_line", "load_tables", "split_tables"]
+__all__ = ["Rows", "first_line", "load_tables", "split_tables", "unambiguous"]
 
 _IMAGE_COLUMNS = ("image", "img")
 
@@ -27,6 +27,16 @@ def split_tables(tree: Tree) -> dict[str, list[str]]:
     Folders that are named like splits count first, then words in the names of files, and
     without both all are in `train`. Files `data/NAME-00000-of-00001.parquet` are of NAME.
     """
+    readme = os.path.join(tree.root, "README.md")
+    if os.path.isfile(readme):
+        text = Path(readme).read_text("utf8", "replace")
+        configurations = re.findall(r"^\s*-?\s*config_name:\s*(\S+)", text, re.MULTILINE)
+        folders = {path.split(os.sep)[0] for path in tree.tables} & set(configurations)
+        if len(folders) > 1:
+            raise DataError(
+                f"{printable(readme)} has the configurations {some(sorted(folders))}; name the "
+                "folder of one of them"
+            )
     words = SPLITS | dict.fromkeys(("eval", "evaluation"), "test")
 
     def named(text: str) -> str | None:
@@ -70,47 +80,83 @@ def load_tables(files: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
     """
     import datasets
 
-    kinds = {Path(path).suffix.lower()[1:] for paths in files.values() for path in paths}
+    paths = [path for given in files.values() for path in given]
+    kinds = {Path(path).suffix.lower()[1:] for path in paths}
     if len(kinds) > 1:
         raise DataError("there are both parquet and arrow files; name one of them, or a folder")
-    columns: list[str] | None = None
-    filled: dict[str, list[str]] = {}
-    for split, paths in files.items():
-        for path in paths:
-            try:
-                names, rows = _columns(path)
-            except Exception as error:
-                raise DataError(
-                    f"{printable(path)} cannot be read: {first_line(error)}"
-                ) from error
-            columns, first = columns or names, next(iter(files.values()))[0]
-            if sorted(names) != sorted(columns):
-                raise DataError(
-                    f"{printable(path)} has the columns {', '.join(names)}, and "
-                    f"{printable(first)} {', '.join(columns)}; they must be the same"
-                )
-            if rows:
-                # It takes patterns, in which some characters mean something.
-                filled.setdefault(split, []).append(glob.escape(os.path.abspath(path)))
+    schemas = {path: _read(path) for path in paths}
+    first = schemas[paths[0]][0]
+    for path, (schema, _) in schemas.items():
+        if sorted(schema.names) != sorted(first.names):
+            raise DataError(
+                f"{printable(path)} has the columns {', '.join(schema.names)}, and "
+                f"{printable(paths[0])} {', '.join(first.names)}; they must be the same"
+            )
+    # It takes patterns, in which some characters mean something.
+    filled = {
+        split: [glob.escape(unambiguous(path)) for path in given if schemas[path][1]]
+        for split, given in files.items()
+    }
+    filled = {split: given for split, given in filled.items() if given}
     if not filled:
-        raise DataError(f"{printable(next(iter(files.values()))[0])} holds no images")
-    return datasets.load_dataset(kinds.pop(), data_files=filled)
+        raise DataError(f"{printable(paths[0])} holds no images")
+    try:
+        return datasets.load_dataset(kinds.pop(), data_files=filled)
+    except Exception:
+        for path, (schema, _) in schemas.items():  # which it does not tell
+            _read(path, whole=True)
+            for name in first.names:
+                if (kind := schema.field(name).type) != first.field(name).type:
+                    raise DataError(
+                        f"the column {name} of {printable(path)} is of type {kind}, and that of "
+                        f"{printable(paths[0])} {first.field(name).type}; they must be the same"
+                    ) from None
+        raise
 
 
-def _columns(path: str) -> tuple[list[str], int]:
-    """The columns of a file, and how many rows it has, or 1 where that takes reading them."""
+def unambiguous(path: str) -> str:
+    """A path as `datasets` takes it, which reads web addresses and variables into some.
+
+    Raises:
+        DataError: there is something of the kind in it, or bytes that are no text.
+    """
+    real = os.path.realpath(path)
+    if "::" in real or "://" in real or os.path.expandvars(real) != real:
+        what = "'::', '://' or a variable"
+    elif real != real.encode("utf8", "replace").decode():
+        what = "bytes that are no UTF-8"
+    else:
+        return real
+    raise DataError(f"{printable(real)} has {what} in its name; give it another one")
+
+
+def _read(path: str, whole: bool = False) -> tuple[Any, int]:
+    """The columns of a file, and how many rows it has, or 1 where that takes reading them.
+
+    Raises:
+        DataError: it is damaged; that of the rows is found where all of them are read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if path.lower().endswith(".parquet"):
-        with pq.ParquetFile(path) as file:
-            return file.schema_arrow.names, file.metadata.num_rows
-    with pa.memory_map(path) as source:
-        try:
-            return pa.ipc.open_stream(source).schema.names, 1
-        except pa.ArrowInvalid:
-            source.seek(0)
-            return pa.ipc.open_file(source).schema.names, 1
+    try:
+        with open(path, "rb") as file:
+            if path.lower().endswith(".parquet"):
+                table = pq.ParquetFile(file)
+                for _ in table.iter_batches() if whole else ():
+                    pass
+                return table.schema_arrow, table.metadata.num_rows
+            try:
+                stream = pa.ipc.open_stream(file)
+            except pa.ArrowInvalid:
+                file.seek(0)
+                stream = pa.ipc.open_file(file)
+            if whole:
+                stream.read_all()
+            return stream.schema, 1
+    except Exception as error:
+        # Damage surfaces as half a dozen kinds of errors.
+        raise DataError(f"{printable(path)} cannot be read: {first_line(error)}") from error
 
 
 class Rows:
@@ -120,6 +166,9 @@ class Rows:
         rows: a `datasets.Dataset`.
         left_out: where to put which columns are not read, by the reason.
 
+    Attributes:
+        labels: of the images, or None.
+
     Raises:
         DataError: there is no column of images, or one of labels that are none.
     """
@@ -128,22 +177,24 @@ class Rows:
         import datasets
 
         features = rows.features
-        image, images = _column(features, datasets.Image, _IMAGE_COLUMNS)
-        if image is None:
+        images = _columns(features, datasets.Image, _IMAGE_COLUMNS)
+        if not images:
             raise DataError(
                 f"there is no column of images among {', '.join(features)}; it should be of "
                 "the type Image, or be named image"
             )
-        label, labels = _column(features, datasets.ClassLabel, LABEL_COLUMNS)
+        image, *left_out["another column of images"] = images
         self.labels: Labels | None = None
-        if label is not None:
-            names = getattr(features[label], "names", None)
-            column = rows.select_columns([label]).with_format("arrow")[:][label]
-            self.labels = labels_of_column(column, names)
+        for label in _columns(features, datasets.ClassLabel, LABEL_COLUMNS):
             if self.labels is None:
-                left_out["no column of numbers of classes"].append(label)
-        left_out["another column of images"] += images
-        left_out["another column of labels"] += labels
+                column = rows.select_columns([label]).with_format("arrow")[:][label]
+                names = getattr(features[label], "names", None)
+                self.labels = labels_of_column(column, names)
+                reason = None if self.labels else NO_CLASSES
+            else:
+                reason = "another column of labels"
+            if reason is not None and label not in left_out[reason]:
+                left_out[reason].append(label)
         rows = rows.select_columns([image])
         if isinstance(features[image], datasets.Image):
             # Decoded by us, so that an error can name its image.
@@ -172,13 +223,11 @@ class Rows:
         return printable(str(path or index))
 
 
-def _column(features: Any, kind: type, names: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The column that is of a kind, or has one of the names, and others of that kind."""
+def _columns(features: Any, kind: type, names: Sequence[str]) -> list[str]:
+    """The columns of a kind, or of one of the names; the first is the likeliest."""
     typed = [name for name, feature in features.items() if isinstance(feature, kind)]
     named = [name for name in names if name in features]
-    found = [*(n for n in named if n in typed), *typed] or named
-    chosen = next(iter(found), None)
-    return chosen, [name for name in typed if name != chosen]
+    return sorted(typed, key=lambda name: name not in named) or named
 
 
 def first_line(error: BaseException) -> str:
