@@ -108,7 +108,7 @@ def load_tables(files: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
             for name in first.names:
                 if (kind := schema.field(name).type) != first.field(name).type:
                     raise DataError(
-                        f"the column {name} of {printable(path)} is of type {kind}, and that of "
+                        f"the column {name} of {printable(path)} is of type {kind}, that of "
                         f"{printable(paths[0])} {first.field(name).type}; they must be the same"
                     ) from None
         raise
