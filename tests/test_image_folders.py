@@ -199,6 +199,20 @@ LAYOUTS = {
         ["a", "b", "c"],
         "a (1), b (1), c (2); not in train: a",
     ),
+    "an image beside classes": (
+        ["x.png", "cat/1.png", "dog/2.png"],
+        [1, 2, 0],
+        [0, 1, -1],
+        ["cat", "dog"],
+        "cat (1), dog (1); without a label: 1 of train",
+    ),
+    "an image beside classes of a split": (
+        ["test/0.png", "train/x.png", "train/cat/2.png"],
+        [2, 1, 0],
+        [0, -1, None],
+        ["cat"],
+        "1 class: cat (1); without a label: 1 of train and 1 of test",
+    ),
     "an image beside the splits": (
         ["train/cat/0.png", "x.png"],
         [0],
@@ -288,11 +302,6 @@ def test_links_are_followed_and_circles_end(tmp_path, capsys):
 
 
 WRONG = {
-    "an image beside classes": (
-        ["x.png", "cat/0.png", "dog/1.png"],
-        r"x\.png lies beside folders of classes, cat, dog; move it",
-    ),
-    "an image beside classes of a split": (["train/x.png", "train/cat/0.png"], "lies beside"),
     "two folders of one split": (
         ["train/0.png", "val/1.png", "validation/2.png"],
         "val, validation name one split",
@@ -304,6 +313,10 @@ WRONG = {
     "classes spelled in two ways": (
         ["train/Cat/0.png", "train/dog/1.png", "test/cat/2.png"],
         "the classes Cat of train and cat of test differ by case alone",
+    ),
+    "splits inside of folders": (
+        ["set/train/0.png", "set/test/1.png", "x.png"],
+        "set has the folders test, train, which are splits; name it as the path",
     ),
     "no format that is read": ([], "holds no images, but a.fits .of no format that is read"),
 }
@@ -415,7 +428,9 @@ COLUMNS = {
     "names, one missing": ([-1, 1, 0], AB, [-1, 1, 0], ["a", "b"], "without a label: 1 of"),
     "fractions": ([0.5, 1.0, 2.0], None, NONE, None, NO_COLUMN),
     "text": (["a", "b", "a"], None, NONE, None, NO_COLUMN),
-    "none": (NONE, datasets.Value("int64"), NONE, None, NO_COLUMN),
+    "none": (NONE, datasets.Value("int64"), NONE, None, "3 test images; no labels"),
+    "nothing": (NONE, None, NONE, None, "3 test images; no labels"),
+    "names, all missing": ([-1] * 3, AB, NONE, None, "3 test images; no labels"),
 }
 
 

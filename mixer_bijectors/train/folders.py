@@ -1,6 +1,7 @@
 """Images in folders: which splits and classes they make."""
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -60,48 +61,17 @@ def read_folder(tree: Tree) -> dict[str, Files]:
 
     Subfolders `train`, `validation` and `test` are splits; without them all images are in
     `train`. The class of an image is the first folder below the split that it is in, at
-    whatever depth. A folder with nothing but another one in it stands for that. A file of
-    metadata, as `imagefolder` knows them, says which images there are, and their labels if it
-    has a column of these.
+    whatever depth; one that lies beside these has no label. A folder with nothing but another
+    one in it stands for that. A file of metadata, as `imagefolder` knows them, says which
+    images there are, and their labels if it has a column of these.
 
     Raises:
         DataError: there are no images, or it cannot be told what is meant.
     """
-    root = tree.root
+    if not tree.images:
+        raise DataError(f"{printable(tree.root)} holds no images{_instead(tree)}")
     parts = {path: path.split(os.sep) for path in tree.images}
-    start = 0
-    while len(tops := {p[start] for p in parts.values()}) == 1 and all(
-        len(p) > start + 2 for p in parts.values()
-    ):
-        if min(tops).lower() in SPLITS:
-            break
-        start += 1
-    if not parts:
-        raise DataError(f"{printable(root)} holds no images{_instead(tree)}")
-    folders = sorted({p[start] for p in parts.values() if len(p) > start + 1})
-    named = [name for name in folders if name.lower() in SPLITS]
-    others = [name for name in folders if name not in named]
-    if named and others:
-        raise DataError(
-            f"{printable(root)} has the folders {some(named)}, which are splits, beside "
-            f"{some(others)}; move these away or, if all are classes, all of them into a "
-            "folder train"
-        )
-    splits: dict[str, list[str]] = {}
-    for name in sorted(named, key=lambda name: list(SPLITS).index(name.lower())):
-        split = SPLITS[name.lower()]
-        if split in splits:
-            both = some([n for n in named if SPLITS[n.lower()] == split])
-            raise DataError(
-                f"{printable(root)}: {both} name one split; join their images, or move one away"
-            )
-        splits[split] = [path for path in tree.images if name in parts[path][start:-1][:1]]
-    if named:
-        outside = [path for path, p in parts.items() if len(p) == start + 1]
-        tree.left_out["beside the splits"] += outside
-        start += 1
-    else:
-        splits = {"train": tree.images}
+    splits, start = _split(tree, parts)
     listed, labels = read_metadata(tree)
     if listed:
         splits = {split: _listed(tree, paths, listed) for split, paths in splits.items()}
@@ -114,26 +84,60 @@ def read_folder(tree: Tree) -> dict[str, Files]:
     rest = {split: paths for split, paths in splits.items() if split not in by_split}
     by_split |= labels_of_folders(
         {
-            split: _classes(root, [(path, parts[path][start:]) for path in paths])
+            split: [
+                parts[path][start] if len(parts[path]) > start + 1 else None for path in paths
+            ]
             for split, paths in rest.items()
         }
     )
     joined = join_labels(by_split)
-    return {split: Files(root, paths, joined[split]) for split, paths in splits.items()}
+    return {split: Files(tree.root, paths, joined[split]) for split, paths in splits.items()}
 
 
-def _classes(root: str, images: list[tuple[str, list[str]]]) -> list[str] | None:
-    """The class of each image of a split; None if they lie in no folders."""
-    flat = [path for path, parts in images if len(parts) == 1]
-    if len(flat) == len(images):
-        return None
-    if flat:
-        names = sorted({parts[0] for _, parts in images if len(parts) > 1})
+def _split(tree: Tree, parts: dict[str, list[str]]) -> tuple[dict[str, list[str]], int]:
+    """The images of each split, and at which part of their paths the classes are."""
+    start = 0
+    while len(tops := {p[start] for p in parts.values()}) == 1 and all(
+        len(p) > start + 2 for p in parts.values()
+    ):
+        if min(tops).lower() in SPLITS:
+            break
+        start += 1
+    place = printable(os.path.join(tree.root, *parts[tree.images[0]][:start]))
+    folders: dict[str, set[str]] = defaultdict(set)
+    for p in parts.values():
+        if len(p) > start + 1:
+            # What is in it, if that might be splits.
+            folders[p[start]].update(
+                name for name in p[start + 1 : -1][:1] if name.lower() in SPLITS
+            )
+    named = sorted(name for name in folders if name.lower() in SPLITS)
+    others = sorted(folders.keys() - set(named))
+    if named and others:
         raise DataError(
-            f"{printable(os.path.join(root, flat[0]))} lies beside folders of classes, "
-            f"{some(names)}; move it into one of them, or away"
+            f"{place} has the folders {some(named)}, which are splits, beside {some(others)}; "
+            "move these away or, if all are classes, all of them into a folder train"
         )
-    return [printable(parts[0]) for _, parts in images]
+    for name in others:
+        if len({SPLITS[inner.lower()] for inner in folders[name]}) > 1:
+            raise DataError(
+                f"{os.path.join(place, printable(name))} has the folders "
+                f"{some(sorted(folders[name]))}, which are splits; name it as the path"
+            )
+    if not named:
+        return {"train": tree.images}, start
+    splits: dict[str, list[str]] = {}
+    for name in sorted(named, key=lambda name: list(SPLITS).index(name.lower())):
+        split = SPLITS[name.lower()]
+        if split in splits:
+            both = some([n for n in named if SPLITS[n.lower()] == split])
+            raise DataError(
+                f"{place}: {both} name one split; join their images, or move one away"
+            )
+        splits[split] = [path for path in tree.images if name in parts[path][start:-1][:1]]
+    outside = [path for path, p in parts.items() if len(p) == start + 1]
+    tree.left_out["beside the splits"] += outside
+    return splits, start + 1
 
 
 def _listed(tree: Tree, paths: list[str], listed: dict[str, int]) -> list[str]:

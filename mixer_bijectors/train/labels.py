@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError
+from .names import printable
 
 __all__ = [
     "LABEL_COLUMNS",
@@ -35,7 +36,7 @@ class Labels(NamedTuple):
 
 
 def labels_of_column(column: Any, names: Sequence[str] | None = None) -> Labels | None:
-    """Labels out of a column of a table; None if it holds none, or no numbers of classes.
+    """Labels out of a column of a table; None if it holds no numbers of classes.
 
     Whole numbers count, also as floating point, which they become where one is missing, and
     so do truth values. Text, fractions and lists of labels are no numbers of classes.
@@ -63,17 +64,16 @@ def labels_of_column(column: Any, names: Sequence[str] | None = None) -> Labels 
         column = pc.if_else(pc.is_nan(column), None, column)
         if not pc.all(pc.equal(pc.trunc(column), column)).as_py():
             return None
-    elif not pa.types.is_integer(kind):
+    elif not (pa.types.is_integer(kind) or pa.types.is_null(kind)):
         return None
     try:
         column = column.cast(pa.int64())
     except pa.ArrowInvalid:
         return None  # larger than any number of classes, as those of hashes are
     ends = pc.min_max(column).as_py()
-    least = 0 if names is None else -1
     if ends["min"] is None:
-        return None
-    if ends["min"] < least:
+        return Labels(np.full(len(column), -1), names)
+    if ends["min"] < (0 if names is None else -1):
         raise DataError(
             f"there is a label {ends['min']}, but classes count from 0; an image without a "
             "label has an empty one"
@@ -82,32 +82,32 @@ def labels_of_column(column: Any, names: Sequence[str] | None = None) -> Labels 
         index = pc.index(column, ends["max"]).as_py()
         raise DataError(f"image {index} has the label {ends['max']}, of {len(names)} classes")
     values = pc.fill_null(column, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return Labels(values, names) if (values >= 0).any() else None
+    return Labels(values, names)
 
 
-def labels_of_folders(folders: Mapping[str, Sequence[str] | None]) -> dict[str, Labels | None]:
-    """Labels out of the name of each image's folder, by split; None for one without folders.
+def labels_of_folders(folders: Mapping[str, Sequence[str | None]]) -> dict[str, Labels | None]:
+    """Labels out of the name of each image's folder, by split; None for a split without any.
 
     Classes are the names of all splits in their order. Names that differ in how Unicode
-    composes their letters are one.
+    composes their letters are one. An image that is in no folder has no label.
 
     Raises:
         DataError: splits spell the name of a class differently.
 
     Example:
-        >>> labels = labels_of_folders({"train": ["dog", "cat"], "test": ["dog"]})
+        >>> labels = labels_of_folders({"train": ["dog", "cat"], "test": ["dog", None]})
         >>> labels["test"]
-        Labels(values=array([1]), names=['cat', 'dog'])
+        Labels(values=array([ 1, -1]), names=['cat', 'dog'])
     """
     spelled = {
-        name: unicodedata.normalize("NFC", name)
+        name: printable(unicodedata.normalize("NFC", name))
         for given in folders.values()
-        for name in set(given or ())
+        for name in set(given)
+        if name is not None
     }
     classes = {
-        split: {spelled[name] for name in set(given)}
+        split: {spelled[name] for name in set(given) if name is not None}
         for split, given in folders.items()
-        if given is not None
     }
     names = sorted(set(spelled.values()))
     folded: dict[str, str] = {}
@@ -115,22 +115,26 @@ def labels_of_folders(folders: Mapping[str, Sequence[str] | None]) -> dict[str, 
         other = folded.setdefault(name.casefold(), name)
         # Both in one split are two classes, as a and A of handwritten letters are.
         if other != name and not any({name, other} <= here for here in classes.values()):
-            found = (
-                (n, next(s for s, here in classes.items() if n in here)) for n in (other, name)
+            found = [(n, s) for n in (other, name) for s, here in classes.items() if n in here]
+            (one, first), *_, (two, last) = found
+            raise DataError(
+                f"the classes {one} of {first} and {two} of {last} differ by case alone; "
+                "rename one of them"
             )
-            both = " and ".join(f"{n} of {split}" for n, split in found)
-            raise DataError(f"the classes {both} differ by case alone; rename one of them")
-    numbers = {name: number for number, name in enumerate(names)}
+    places = {name: place for place, name in enumerate(names)}
+    numbers = {None: -1} | {name: places[normal] for name, normal in spelled.items()}
     return {
-        split: None
-        if given is None
-        else Labels(np.array([numbers[spelled[name]] for name in given], np.int64), names)
+        split: Labels(np.array([numbers[name] for name in given], np.int64), names)
+        if classes[split]
+        else None
         for split, given in folders.items()
     }
 
 
 def join_labels(labels: Mapping[str, Labels | None]) -> dict[str, Labels | None]:
     """The labels of several splits, such that a number means the same class in all of them.
+
+    A split in which no image has a label has none.
 
     Raises:
         DataError: the classes of some have names, those of others numbers alone.
@@ -140,10 +144,15 @@ def join_labels(labels: Mapping[str, Labels | None]) -> dict[str, Labels | None]
         >>> join_labels({"train": ab, "test": ba})["test"].values
         array([1, 0])
     """
-    given = {split: found for split, found in labels.items() if found is not None}
+    given = {
+        split: found
+        for split, found in labels.items()
+        if found is not None and (found.values >= 0).any()
+    }
     named = {split: found.names for split, found in given.items() if found.names is not None}
+    joined: dict[str, Labels | None] = dict.fromkeys(labels) | given
     if not named:
-        return dict(labels)
+        return joined
     if unnamed := sorted(given.keys() - named.keys()):
         raise DataError(
             f"the classes of the split {next(iter(named))} have names, and those of "
@@ -151,7 +160,6 @@ def join_labels(labels: Mapping[str, Labels | None]) -> dict[str, Labels | None]
         )
     names = list(dict.fromkeys(name for found in named.values() for name in found))
     places = {name: place for place, name in enumerate(names)}
-    joined: dict[str, Labels | None] = dict(labels)
     for split, found in given.items():
         # The last one is for the label -1.
         numbers = np.array([*(places[name] for name in named[split]), -1])

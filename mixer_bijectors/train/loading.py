@@ -95,14 +95,16 @@ def _place(path: str, is_path: bool) -> Path | None:
 
 
 def _load(path: str, name: str | None, place: Path | None, train: str) -> Found:
-    import datasets
-
     if place is None:
+        import datasets
+
         return _rows(datasets.load_dataset(path, name), train)
     if find_format(place) is not None:
         arrays = {split: ArraySplit(read_arrays(place, split)) for split in ("train", "test")}
         return Found(arrays, {})
     if any((place / file).exists() for file in ("dataset_dict.json", "state.json")):
+        import datasets
+
         loaded = datasets.load_from_disk(unambiguous(str(place)))
         return _rows(loaded if isinstance(loaded, dict) else {"train": loaded}, train)
     if place.is_file():
