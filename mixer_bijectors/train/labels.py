@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-NO_CLASSES = "no column of whole numbers"
+NO_CLASSES = "no column of whole numbers from 0"
 
 
 class Labels(NamedTuple):
@@ -39,7 +39,7 @@ def labels_of_column(column: Any, names: Sequence[str] | None = None) -> Labels 
     """Labels out of a column of a table; None if it holds no numbers of classes.
 
     Whole numbers count, also as floating point, which they become where one is missing, and
-    so do truth values. Text, fractions and lists of labels are no numbers of classes.
+    so do truth values. Text, fractions, lists and negative numbers are no numbers of classes.
 
     Args:
         column: an array of pyarrow.
@@ -47,7 +47,7 @@ def labels_of_column(column: Any, names: Sequence[str] | None = None) -> Labels 
             splits of many datasets.
 
     Raises:
-        DataError: a label is negative, or there are fewer classes.
+        DataError: there are fewer classes than a label says.
 
     Example:
         >>> import pyarrow as pa
@@ -74,10 +74,7 @@ def labels_of_column(column: Any, names: Sequence[str] | None = None) -> Labels 
     if ends["min"] is None:
         return Labels(np.full(len(column), -1), names)
     if ends["min"] < (0 if names is None else -1):
-        raise DataError(
-            f"there is a label {ends['min']}, but classes count from 0; an image without a "
-            "label has an empty one"
-        )
+        return None
     if names is not None and ends["max"] >= len(names):
         index = pc.index(column, ends["max"]).as_py()
         raise DataError(f"image {index} has the label {ends['max']}, of {len(names)} classes")
