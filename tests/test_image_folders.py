@@ -130,6 +130,28 @@ def test_a_mistyped_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
     assert asked == []
 
 
+def test_a_configuration_of_what_is_here(tmp_path):
+    data = Images(make(tmp_path, "0.png"), SHAPE, name="plain_text")
+    with pytest.raises(
+        DataError, match="is here, and not on the hub, where the name 'plain_text"
+    ):
+        data.setup("fit")
+
+
+def test_a_snapshot_of_the_hub(tmp_path):
+    """Links to files without a suffix, below a folder whose name starts with a dot."""
+    blobs, snapshot = tmp_path / ".cache[1]" / "blobs", tmp_path / ".cache[1]" / "snapshot"
+    blobs.mkdir(parents=True)
+    (snapshot / "data").mkdir(parents=True)
+    make_rows([3, 4]).to_parquet(tmp_path / "x.parquet")
+    (tmp_path / "x.parquet").rename(blobs / "0a1b")
+    for name in ("data/train-00000-of-00001.parquet", "data/other-00000-of-00001.PARQUET"):
+        (snapshot / name).symlink_to(blobs / "0a1b")
+    data = everything(snapshot)
+    assert read(data) == ([0, 1, 0, 1], [3, 4, 3, 4])
+    assert set(data._splits) == {"train", "other"}
+
+
 # splits and classes of folders
 
 

@@ -99,6 +99,11 @@ def _load(path: str, name: str | None, place: Path | None, train: str) -> Found:
         import datasets
 
         return _rows(datasets.load_dataset(path, name), train)
+    if name is not None:
+        raise DataError(
+            f"{printable(path)} is here, and not on the hub, where the name {name!r} "
+            "would mean a configuration; leave name out, or give another path"
+        )
     if find_format(place) is not None:
         arrays = {split: ArraySplit(read_arrays(place, split)) for split in ("train", "test")}
         return Found(arrays, {})
