@@ -254,7 +254,7 @@ REFUSED = {
     ),
     "a wrong suffix": (
         ["score", "--ckpt_path", "LAST", "--output", "scores.txt"],
-        "output must end with .csv or .parquet",
+        "output must be a name with .csv or .parquet",
     ),
     "classes of no classes": (["sample", "--ckpt_path", "LAST", "--classes", "[1]"], "classes"),
     "guidance of a MixerFlow": (

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import WeightAveraging
+import yaml  # type: ignore[import-untyped]
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import (
     LightningArgumentParser,
     LightningCLI,
@@ -20,20 +20,23 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import distributed
 
-from .checkpoints import AtomicCheckpointIO
+from .checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint
 from .errors import RunError
-from .files import UNWRITABLE, make_folder, unwritable
+from .files import make_folder
 from .guard import Guard
 from .logs import ResumableCSVLogger
 from .module import DensityEstimation
 from .parts import NO_CHECKPOINT
+from .reasons import reason_of
 from .tasks import FlowTrainer
 
 __all__ = ["main"]
 
 _TASKS = ("sample", "embed", "probe", "score", "reconstruct", "export")
+_OF_TRAINED = (*_TASKS, "test", "validate")
+# What `fit` passes on to Lightning, which knows how to find them.
+_FOUND_BY_LIGHTNING = re.compile("best|hpc|registry|.*://.*")
 
 
 class FlowCLI(LightningCLI):
@@ -61,31 +64,68 @@ class FlowCLI(LightningCLI):
         if self.subcommand != "fit":
             self.save_config_callback = None
             kwargs["logger"] = False
+            self._report_changes(self.config_init[str(self.subcommand)].ckpt_path)
             return super().instantiate_trainer(**kwargs)
         root = make_folder(config.trainer.default_root_dir or "runs")
-        version = self._resume(root)
+        checkpoint = config.ckpt_path = self._checkpoint_to_go_on_from(root)
+        self._report_changes(checkpoint)
         if config.trainer.logger is None:
+            version = self._version(root, checkpoint)
             csv = ResumableCSVLogger(
                 root, name="", version=version, flush_logs_every_n_steps=10
             )
             # The same version, so that a run is one folder.
             tensorboard = TensorBoardLogger(root, name="", version=csv.version)
             kwargs["logger"] = [csv, tensorboard]
+        callbacks = config.trainer.callbacks or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        if config.trainer.enable_checkpointing is not False and not any(
+            map(_is_last, callbacks)
+        ):
+            kwargs["callbacks"] = [*callbacks, LastCheckpoint()]
         return super().instantiate_trainer(**kwargs)
 
-    def _resume(self, root: Path) -> int:
-        """The number of the run, new or to go on with; finds the checkpoint `last`."""
+    def _checkpoint_to_go_on_from(self, root: Path) -> str | None:
+        """What `--ckpt_path` names, with `last` the newest of what runs in `root` have left."""
         options = self.config_init["fit"]
-        if options.ckpt_path == "last":
-            found = root.glob("version_*/checkpoints/last.ckpt")
-            newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-            options.ckpt_path = newest and str(newest)
-        versions = [_version(path) for path in root.glob("version_*")]
-        if options.ckpt_path is not None:
-            path = Path(options.ckpt_path).resolve()
+        path = options.ckpt_path
+        if path != "last":
+            if path is not None and not _FOUND_BY_LIGHTNING.fullmatch(path):
+                _need_file(path)
+            return path
+        # A logger of the user's may have its own folders.
+        runs = "version_*" if options.trainer.logger is None else "**"
+        found = _newest_first(root, f"{runs}/checkpoints")
+        if not found:
+            _print_once(f"there is no checkpoint in {root}: the run starts anew")
+            return None
+        last = [path for path in found if path.name.startswith("last")]
+        if found[0].parent not in {path.parent for path in last}:
+            raise RunError(
+                f"{found[0].parent} has no last.ckpt to go on from; name another checkpoint, "
+                f"--ckpt_path {found[0]}, or start a new run without --ckpt_path"
+            )
+        return str(last[0])
+
+    def _version(self, root: Path, checkpoint: str | None) -> int:
+        """The number of the run, new or to go on with."""
+        if checkpoint is not None:
+            path = Path(checkpoint).resolve()
             if path.exists() and path.parents[2] == root.resolve():
                 return _version(path.parents[1])
+        versions = [_version(path) for path in root.glob("version_*")]
         return self._claim(root, max(versions, default=-1) + 1)
+
+    def _report_changes(self, checkpoint: str | None) -> None:
+        """Say where the model is not that of the checkpoint's run: the weights may fit it."""
+        if checkpoint is None or not (path := _config_of(checkpoint)).is_file():
+            return
+        parser, config = self._parser(self.subcommand), self.config[str(self.subcommand)]
+        now = yaml.safe_load(parser.dump(config, skip_none=False))["model"]
+        then = (yaml.safe_load(path.read_text()) or {}).get("model") or {}
+        for key, (old, new) in _differences(then, now, "model").items():
+            if key.startswith(("model.flow", "model.noise")):
+                _print_once(f"{key} is {new}, and was {old} in the run of the checkpoint")
 
     def _claim(self, root: Path, version: int) -> int:
         """Make the folder of a new run, which no other run that starts now can then take."""
@@ -98,16 +138,6 @@ class FlowCLI(LightningCLI):
                 version += 1
             else:
                 return version
-
-    def before_validate(self) -> None:
-        self._need_checkpoint("validate")
-
-    def before_test(self) -> None:
-        self._need_checkpoint("test")
-
-    def _need_checkpoint(self, subcommand: str) -> None:
-        if self.config_init[subcommand].ckpt_path is None:
-            raise RunError(NO_CHECKPOINT)
 
     def after_fit(self) -> None:
         trainer: Any = self.trainer
@@ -135,13 +165,73 @@ class FlowCLI(LightningCLI):
 
 
 class _ConfigOfRun(SaveConfigCallback):
-    """Writes `config.yaml` once the checkpoint that a run goes on from has been accepted."""
+    """Writes `config.yaml` once the checkpoint that a run goes on from has been accepted.
+
+    It says then which checkpoint that is.
+    """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Not yet."""
 
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn != "fit":
+            return
+        step = checkpoint["global_step"]
+        over = ", and max_steps is reached" if 0 <= trainer.max_steps <= step else ""
+        _print_once(f"the run goes on from {trainer.ckpt_path}, step {step}{over}")
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().setup(trainer, pl_module, "fit")
+
+
+def _print_once(line: str) -> None:
+    """Print a line in the first of all processes."""
+    if not getattr(rank_zero_only, "rank", 0):
+        print(line)
+
+
+def _is_last(callback: Any) -> bool:
+    """Whether a callback keeps a checkpoint to go on from where `last` looks for it."""
+    if isinstance(callback, LastCheckpoint):
+        return True
+    return isinstance(callback, ModelCheckpoint) and bool(
+        callback.save_last and callback.dirpath is None
+    )
+
+
+def _newest_first(root: Path, folders: str) -> list[Path]:
+    """Checkpoints below `root`, without those that a killed process has not completed."""
+    found = [path for path in root.glob(f"{folders}/*.ckpt") if path.name[0] != "."]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _config_of(checkpoint: str) -> Path:
+    """The config of the run that a checkpoint is from."""
+    return Path(checkpoint).parent.parent / "config.yaml"
+
+
+def _need_file(checkpoint: str) -> None:
+    path = Path(checkpoint)
+    if path.is_dir():
+        inside = next(iter(_newest_first(path, "**")), path / "checkpoints" / "best.ckpt")
+        raise RunError(f"{path} is a folder; name a checkpoint in it, such as {inside}")
+    if not path.is_file():
+        raise RunError(f"there is no checkpoint {path}")
+
+
+def _differences(old: Any, new: Any, path: str) -> dict[str, tuple[Any, Any]]:
+    """Values of keys that both have and that differ, by their path."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {} if old == new else {path: (old, new)}
+    if old.get("class_path") != new.get("class_path"):
+        return {path: (old.get("class_path"), new.get("class_path"))}
+    return {
+        where: values
+        for key in old.keys() & new.keys()
+        for where, values in _differences(old[key], new[key], f"{path}.{key}").items()
+    }
 
 
 def _version(folder: Path) -> int:
@@ -149,25 +239,47 @@ def _version(folder: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def _with_config(arguments: list[str]) -> list[str]:
-    """The arguments, and for a task the config of the run that its checkpoint is from."""
-    if not arguments or arguments[0] not in (*_TASKS, "test", "validate"):
+def _arranged(arguments: list[str]) -> list[str]:
+    """The arguments with configs first, so that options beside them hold wherever they stand.
+
+    For what is done with a trained model, the config is that of the run of its checkpoint,
+    unless another one is named.
+    """
+    if not arguments or arguments[0].startswith("-"):
         return arguments
+    subcommand, *options = arguments
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", "-c")
+    parser.add_argument("--config", "-c", action="append", default=[])
     parser.add_argument("--ckpt_path")
     try:
-        given, _ = parser.parse_known_args(arguments)
+        given, others = parser.parse_known_args(options)
     except argparse.ArgumentError:
         return arguments  # to be told by the parser proper
-    if given.config or not given.ckpt_path:
-        return arguments
-    config = Path(given.ckpt_path).parent.parent / "config.yaml"
-    return (
-        [arguments[0], "--config", str(config), *arguments[1:]]
-        if config.exists()
-        else arguments
-    )
+    configs, path = given.config, given.ckpt_path
+    if subcommand in _OF_TRAINED and not {"-h", "--help"} & set(options):
+        # A model may be described by options alone.
+        described = configs or any(option.startswith("--model.flow") for option in options)
+        if path is None and not described:
+            raise RunError(NO_CHECKPOINT)
+        if path in ("last", "best"):
+            raise RunError(
+                f"{subcommand} takes the path of a checkpoint, such as "
+                f"runs/NAME/version_N/checkpoints/{path}.ckpt, got {path}"
+            )
+        if path is not None and "://" not in path:
+            _need_file(path)
+            config = _config_of(path)
+            if not configs and config.is_file():
+                configs = [str(config)]
+            elif not described:
+                load_checkpoint(path)  # which may be what is wrong
+                raise RunError(
+                    f"{path} is not in the folder of a run, as there is no {config}; name the "
+                    "config of its run with --config"
+                )
+    front = [f"--config={config}" for config in configs]
+    back = [] if path is None else [f"--ckpt_path={path}"]
+    return [subcommand, *front, *others, *back]
 
 
 def main() -> None:
@@ -175,10 +287,10 @@ def main() -> None:
 
     With `MIXER_BIJECTORS_TRACEBACK` in the environment, where it was found is shown as well.
     """
-    sys.argv[1:] = _with_config(sys.argv[1:])
     warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model")
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     try:
+        sys.argv[1:] = _arranged(sys.argv[1:])
         FlowCLI(
             DensityEstimation,
             L.LightningDataModule,
@@ -189,27 +301,7 @@ def main() -> None:
             save_config_kwargs={"overwrite": True},
         )
     except Exception as error:
-        reason = _reason(error)
+        reason = reason_of(error)
         if reason is None or "MIXER_BIJECTORS_TRACEBACK" in os.environ:
             raise
         sys.exit(f"mixer-bijectors: {reason}")
-
-
-def _reason(error: Exception) -> str | None:
-    """What to tell of an error that a user can mend; None for any other."""
-    if isinstance(error, RunError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        return str(unwritable(Path(str(error.filename or "a file")), error))
-    if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
-        misfit = str(error).splitlines()[-1].strip()
-        return f"the checkpoint does not fit the model of the config: {misfit}"
-    lost = re.search("gloo|NCCL|Connection (closed|reset)", str(error))
-    if distributed.is_initialized() and isinstance(error, RuntimeError) and lost:
-        return f"another process has failed, or left this one waiting: {error}".splitlines()[0]
-    if isinstance(error, ValueError | TypeError | MisconfigurationException):
-        # What was wrong at first: the parser wraps errors in longer ones.
-        while (inner := error.__cause__ or error.__context__) is not None:
-            error = inner  # type: ignore[assignment]
-        return str(error).splitlines()[0]
-    return None

@@ -10,6 +10,7 @@ import lightning as L
 import normflows as nf
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ..actnorm import ActNorm
@@ -21,7 +22,7 @@ from .errors import DataError, RunError
 from .metrics import CalibrationError, MeanOverImages
 from .sharding import agree, shard
 
-__all__ = ["Batches", "DensityEstimation"]
+__all__ = ["Batches", "DensityEstimation", "as_batch", "check_precision", "warn_if_untrained"]
 
 # What a data module may hand over: 8-bit images, images and labels, more, or what went wrong.
 Batches = Tensor | Sequence[Tensor] | Batch | DataError
@@ -84,7 +85,7 @@ class DensityEstimation(L.LightningModule):
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.weight_decay = weight_decay
-        self._is_initialized = self._is_sharded = False
+        self._is_initialized = self._is_sharded = self._has_seen_levels = False
         self.is_classifier = isinstance(flow, HybridClassifier)
         classes = getattr(flow, "num_classes", 0)
         self.is_conditional = bool(classes) and not self.is_classifier
@@ -114,6 +115,7 @@ class DensityEstimation(L.LightningModule):
         return nn.ModuleDict(metrics)
 
     def setup(self, stage: str) -> None:
+        check_precision(self.trainer)
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, ImageDataModule):
             datamodule.labels = self.labels
@@ -157,6 +159,27 @@ class DensityEstimation(L.LightningModule):
                 self.density.log_prob(x, *labels)
         shard(self.flow, mesh["data_parallel"])
         self._is_sharded = True
+
+    def on_before_batch_transfer(self, batch: Batches, dataloader_idx: int) -> Batches:
+        # Here, as reading the values of pixels on a GPU would be a host synchronisation.
+        if not self._has_seen_levels:
+            self._has_seen_levels = True
+            images = as_batch(batch).images
+            if images.numel() and 0 < images.max() <= 1:
+                rank_zero_warn(
+                    "DensityEstimation: no pixel of the first batch is above 1, but images are "
+                    "read as 8-bit, from 0 to 255; multiply images in [0, 1] by 255 before "
+                    "they are converted to uint8"
+                )
+        return batch
+
+    def on_validation_start(self) -> None:
+        # Before a fit, Lightning tries the validation of a model that is yet to be trained.
+        if not self.trainer.sanity_checking:
+            warn_if_untrained(self.flow)
+
+    def on_test_start(self) -> None:
+        warn_if_untrained(self.flow)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Whatever draws from the global generator does so as in a run that was never cut off.
@@ -263,6 +286,11 @@ class DensityEstimation(L.LightningModule):
         if not self.is_conditional:
             return ()
         if batch.labels is None:
+            if not self.label_dropout:
+                rank_zero_warn(
+                    "the images have no labels and get -1, the null class, for which the model "
+                    "was not trained, as its label_dropout is 0"
+                )
             count = len(batch.images)
             return (torch.full((count,), -1, device=batch.images.device),)
         return (batch.labels.long(),)
@@ -292,11 +320,60 @@ class DensityEstimation(L.LightningModule):
 
 
 def as_batch(batch: Batches) -> Batch:
-    """A batch of any data module as one of ours; raises what went wrong in reading it."""
+    """The batch of any data module as a `Batch`.
+
+    Raises:
+        DataError: what went wrong in reading it, or what it holds if not 8-bit images and
+            integer labels.
+    """
     if isinstance(batch, DataError):
         raise batch
-    if isinstance(batch, Batch):
-        return batch
     if isinstance(batch, Tensor):
-        return Batch(batch)
-    return Batch(batch[0], batch[1] if len(batch) > 1 else None)
+        batch = Batch(batch)
+    elif not isinstance(batch, Batch):
+        if not (isinstance(batch, Sequence) and batch and isinstance(batch[0], Tensor)):
+            raise DataError(
+                "DensityEstimation: a batch must be a tensor of images, or a pair of images "
+                f"and labels, got a {type(batch).__name__}"
+            )
+        batch = Batch(batch[0], batch[1] if len(batch) > 1 else None)
+    images, labels = batch.images, batch.labels
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise DataError(
+            "DensityEstimation: images must be uint8 of shape (batch, channels, height, "
+            f"width), got {images.dtype} of shape {tuple(images.shape)}; hand them over with "
+            "levels from 0 to 255, which the module scales"
+        )
+    if labels is not None and (
+        labels.dtype.is_floating_point or labels.shape != images.shape[:1]
+    ):
+        raise DataError(
+            f"DensityEstimation: labels must be integers of shape ({len(images)},), got "
+            f"{labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    return batch
+
+
+def check_precision(trainer: L.Trainer) -> None:
+    """Refuse to convert a model to 16 bits, in which log-densities lose their digits."""
+    precision = str(trainer.precision)
+    if precision in ("bf16-true", "16-true"):
+        raise RunError(
+            f"precision {precision} is not for densities, whose log-determinants need 32 bits; "
+            f"use {precision.replace('true', 'mixed')}, which keeps them there"
+        )
+
+
+def warn_if_untrained(flow: nn.Module) -> None:
+    """Warn of layers that a first batch was to initialise and that have seen none."""
+    initialized = [
+        buffer
+        for name, buffer in flow.named_buffers()
+        if name.endswith((".initialized", ".data_dep_init_done"))
+    ]
+    untrained = sum(not bool(buffer) for buffer in initialized)
+    if untrained:
+        rank_zero_warn(
+            f"the model was never trained: {untrained} of its {len(initialized)} layers of "
+            "activation normalisation have seen no batch; fit it, or load the weights of a fit"
+        )
