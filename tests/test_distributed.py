@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from test_cli import CONFIGS, SMALL, command
+from commands import CONFIGS, SMALL, command
 
 from mixer_bijectors.train import load_checkpoint
 

@@ -1,6 +1,7 @@
 """The command `mixer-bijectors`."""
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -120,8 +121,8 @@ class FlowCLI(LightningCLI):
         """Say where the model is not that of the checkpoint's run: the weights may fit it."""
         if checkpoint is None or not (path := _config_of(checkpoint)).is_file():
             return
-        parser, config = self._parser(self.subcommand), self.config[str(self.subcommand)]
-        now = yaml.safe_load(parser.dump(config, skip_none=False))["model"]
+        config = self.config[str(self.subcommand)].model.as_dict()
+        now = json.loads(json.dumps(config, default=str))  # with lists for tuples, as in yaml
         then = (yaml.safe_load(path.read_text()) or {}).get("model") or {}
         for key, (old, new) in _differences(then, now, "model").items():
             if key.startswith(("model.flow", "model.noise")):
@@ -167,8 +168,13 @@ class FlowCLI(LightningCLI):
 class _ConfigOfRun(SaveConfigCallback):
     """Writes `config.yaml` once the checkpoint that a run goes on from has been accepted.
 
-    It says then which checkpoint that is.
+    It says then which checkpoint that is. The config does not, as it serves for others too.
     """
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, **options: Any) -> None:
+        config = config.clone()
+        config.ckpt_path = None
+        super().__init__(parser, config, **options)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Not yet."""

@@ -160,18 +160,24 @@ class DensityEstimation(L.LightningModule):
         shard(self.flow, mesh["data_parallel"])
         self._is_sharded = True
 
-    def on_before_batch_transfer(self, batch: Batches, dataloader_idx: int) -> Batches:
-        # Here, as reading the values of pixels on a GPU would be a host synchronisation.
-        if not self._has_seen_levels:
-            self._has_seen_levels = True
-            images = as_batch(batch).images
-            if images.numel() and 0 < images.max() <= 1:
-                rank_zero_warn(
-                    "DensityEstimation: no pixel of the first batch is above 1, but images are "
-                    "read as 8-bit, from 0 to 255; multiply images in [0, 1] by 255 before "
-                    "they are converted to uint8"
-                )
-        return batch
+    def on_validation_batch_start(self, batch: Batches, batch_idx: int, *_: int) -> None:
+        self._look_at_levels(batch)
+
+    def on_test_batch_start(self, batch: Batches, batch_idx: int, *_: int) -> None:
+        self._look_at_levels(batch)
+
+    def _look_at_levels(self, batch: Batches) -> None:
+        """Warn of images in [0, 1] that were converted to 8 bits; one host synchronisation."""
+        if self._has_seen_levels:
+            return
+        self._has_seen_levels = True
+        images = as_batch(batch).images
+        if images.numel() and 0 < images.max() <= 1:
+            rank_zero_warn(
+                "DensityEstimation: no pixel of the first batch is above 1, but images are "
+                "read as 8-bit, from 0 to 255; multiply images in [0, 1] by 255 before they "
+                "are converted to uint8"
+            )
 
     def on_validation_start(self) -> None:
         # Before a fit, Lightning tries the validation of a model that is yet to be trained.
@@ -181,7 +187,8 @@ class DensityEstimation(L.LightningModule):
     def on_test_start(self) -> None:
         warn_if_untrained(self.flow)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batches, batch_idx: int) -> None:
+        self._look_at_levels(batch)
         # Whatever draws from the global generator does so as in a run that was never cut off.
         rank = self.trainer.global_rank
         seed_generators(run_seed(), self.current_epoch, batch_idx, rank)
