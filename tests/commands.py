@@ -1,13 +1,16 @@
 """The command, run in this process or in others."""
 
+import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 from importlib.resources import files
 
 import pytest
 
+from mixer_bijectors.train import DensityEstimation, Pictures, checkpoints
 from mixer_bijectors.train.cli import main
 
 CONFIGS = files("mixer_bijectors.train") / "configs"
@@ -72,3 +75,52 @@ def command(*arguments, fails=False):
 def bits_of_test(printed):
     """The bits per dimension in the table that `test` prints, to all digits."""
     return float(re.search(r"test/bits_per_dim\s+(\S+)", printed)[1])
+
+
+# Where a process may be killed: before a call of one of these.
+MOMENTS = {
+    "start-up": (DensityEstimation, "setup"),
+    "a step": (DensityEstimation, "optimizer_step"),
+    "a validation": (DensityEstimation, "validation_step"),
+    "the pictures": (Pictures, "_sample"),
+    "the last test": (DensityEstimation, "test_step"),
+    # What is written then is there in part.
+    "the writing of a checkpoint": (checkpoints.torch, "save"),
+}
+
+
+def run_and_be_killed(arguments, moment, calls):
+    """Run the command in a process of its own; how it ended.
+
+    The processes are forked from one that has imported everything, so that each takes no longer
+    than what it does.
+
+    Args:
+        arguments: of the command.
+        moment: when to be killed, one of `MOMENTS`, or None.
+        calls: at which of its calls.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mixer_bijectors.train.cli", "sklearn.datasets", "pytest"])
+    process = context.Process(target=_run, args=([*map(str, arguments)], moment, calls))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _run(arguments, moment, calls):
+    if moment is not None:
+        owner, name = MOMENTS[moment]
+        original, left = getattr(owner, name), iter(range(calls - 1))
+
+        def call_or_die(*args, **kwargs):
+            if next(left, None) is not None:
+                return original(*args, **kwargs)
+            if moment == "the writing of a checkpoint":
+                original(*args, **kwargs)
+                os.truncate(args[1], os.path.getsize(args[1]) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(owner, name, call_or_die)
+    sys.argv = ["mixer-bijectors", *arguments]
+    main()
