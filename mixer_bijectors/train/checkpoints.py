@@ -160,9 +160,9 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     return loaded
 
 
-def misfit(error: RuntimeError) -> str:
-    """The last of the reasons why weights do not fit a model, as torch gives them."""
-    return textwrap.shorten(str(error).splitlines()[-1], 300, placeholder=" ...")
+def misfit(message: str) -> str:
+    """The last of the reasons why weights do not fit a model, of those that torch gives."""
+    return textwrap.shorten(message.splitlines()[-1], 300, placeholder=" ...")
 
 
 def _cause(draft: Path, error: RuntimeError) -> OSError:

@@ -46,9 +46,9 @@ class FlowCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         # Checkpoints are never read in another way, see `AtomicCheckpointIO`.
-        theirs = {k: v | {"weights_only"} for k, v in LightningCLI.subcommands().items()}
-        del theirs["predict"]  # the tasks do
-        return theirs | {task: {"model", "datamodule"} for task in _TASKS}
+        lightning = {k: v | {"weights_only"} for k, v in LightningCLI.subcommands().items()}
+        del lightning["predict"]  # the tasks do
+        return lightning | {task: {"model", "datamodule"} for task in _TASKS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Guard, "guard")
@@ -159,7 +159,8 @@ class FlowCLI(LightningCLI):
             if trainer.is_global_zero:
                 print(
                     f"test bits per dimension {metrics['test/bits_per_dim']:.3f}, "
-                    f"reconstruction error {metrics['test/reconstruction_error']:.1e}"
+                    f"reconstruction error {metrics['test/reconstruction_error']:.1e}, "
+                    f"of {Path(best).name if best else 'the last weights'}"
                 )
         if trainer.is_global_zero:
             print(f"checkpoints, logs and pictures are in {folder}")

@@ -55,8 +55,8 @@ class DensityEstimation(L.LightningModule):
         noise: standard deviation of Gaussian noise that is added to images, on the scale of
             [-1, 1), for samples to be denoised; 0 for uniform dequantisation instead, for
             likelihoods.
-        label_dropout: share of training labels that are replaced by -1, no class in
-            particular, as guidance needs.
+        label_dropout: share of training labels that are replaced by -1, the null class, as
+            guidance needs.
         compile: run the density through `torch.compile`.
     """
 
@@ -89,7 +89,7 @@ class DensityEstimation(L.LightningModule):
         self.is_classifier = isinstance(flow, HybridClassifier)
         classes = getattr(flow, "num_classes", 0)
         self.is_conditional = bool(classes) and not self.is_classifier
-        # -1 stands for no class in particular.
+        # -1 is the null class.
         self.labels = range(0 if self.is_classifier else -1, classes) if classes else None
         self.metrics = nn.ModuleDict({f"{split}_split": self._metrics() for split in _SPLITS})
         self.compile_density = compile

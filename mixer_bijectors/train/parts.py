@@ -157,8 +157,9 @@ def load_weights(module: DensityEstimation, ckpt_path: str | os.PathLike[str] | 
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
+        reason = misfit(str(error))
         raise RunError(
-            f"the weights of {ckpt_path} do not fit the model of the config: {misfit(error)}"
+            f"the weights of {ckpt_path} do not fit the model of the config: {reason}"
         ) from error
     warn_if_untrained(module.density)
     return Path(ckpt_path).resolve()

@@ -24,14 +24,18 @@ def reason_of(error: Exception) -> str | None:
     for link in chain:
         if isinstance(link, OSError) and link.errno in UNWRITABLE:
             return str(unwritable(Path(str(link.filename or "a file")), link))
-    if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
-        return f"the checkpoint does not fit the model of the config: {misfit(error)}"
-    lost = re.search("gloo|NCCL|Connection (closed|reset)", str(error))
-    if distributed.is_initialized() and isinstance(error, RuntimeError) and lost:
-        return f"another process has failed, or left this one waiting: {error}".splitlines()[0]
-    if isinstance(error, _MENDABLE):
-        return _first_line(next(filter(_is_worded_here, chain), None) or _innermost(chain))
-    return None
+    # The parser wraps errors of what it builds into longer ones.
+    chain = [link for link in chain if not _raised_in(link).startswith("jsonargparse")] or chain
+    first, text = chain[0], str(chain[0])
+    if isinstance(first, RuntimeError) and "loading state_dict" in text:
+        return f"the checkpoint does not fit the model of the config: {misfit(text)}"
+    lost = re.search("gloo|NCCL|Connection (closed|reset)", text)
+    if distributed.is_initialized() and isinstance(first, RuntimeError) and lost:
+        return f"another process has failed, or left this one waiting: {text}".splitlines()[0]
+    if not isinstance(first, _MENDABLE):
+        return None
+    worded_here = (link for link in chain if _raised_in(link).startswith("mixer_bijectors"))
+    return _first_line(next(worded_here, None) or _innermost(chain))
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
@@ -44,24 +48,24 @@ def _chain(error: BaseException | None) -> list[BaseException]:
     return chain
 
 
-def _is_worded_here(error: BaseException) -> bool:
-    """Whether an error was raised by this library, with a sentence of its own."""
+def _raised_in(error: BaseException) -> str:
+    """The module that an error was raised in."""
     traceback, module = error.__traceback__, ""
     while traceback is not None:
         module = traceback.tb_frame.f_globals.get("__name__", "")
         traceback = traceback.tb_next
-    return module.startswith("mixer_bijectors") and isinstance(error, _MENDABLE)
+    return module
 
 
 def _innermost(chain: list[BaseException]) -> BaseException:
     """What was wrong at first; a missing key or attribute says nothing on its own."""
-    sentences = [link for link in chain if isinstance(link, _MENDABLE) and _first_line(link)]
+    mute = (LookupError, AttributeError, StopIteration)
+    sentences = [link for link in chain if str(link) and not isinstance(link, mute)]
     return (sentences or chain[:1])[-1]
 
 
 def _first_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return next(
-        (line for line in str(error).splitlines() if line.strip()), type(error).__name__
-    )
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

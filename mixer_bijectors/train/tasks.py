@@ -88,7 +88,7 @@ class FlowTrainer(L.Trainer):
             if unknown := sorted(set(classes) - set(range(-1, flow.num_classes))):
                 raise RunError(
                     f"the model has no class {unknown[0]}, but {flow.num_classes} from 0, and "
-                    "-1 for none in particular"
+                    "-1, the null class"
                 )
 
         def draw(batch: Batch) -> dict[str, Tensor]:
@@ -395,7 +395,9 @@ def _write_npz(
     output: str, arrays: Arrays, images: np.ndarray | None = None, columns: int | None = None
 ) -> None:
     """Write arrays, and beside them a picture of images if there are any."""
-    if images is not None:
+    if images is not None and images.shape[1] not in (1, 3):
+        print(f"no picture is written, as the images have {images.shape[1]} channels")
+    elif images is not None:
         picture = Path(output).with_suffix(".png")
         with replacing(picture) as draft:
             save_grid(draft, torch.from_numpy(images), columns=columns, scale=2)
