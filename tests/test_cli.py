@@ -76,8 +76,11 @@ FAST = ("tarflow_imagenet64",)
 def test_a_run_of_every_configuration_goes_on(path, tmp_path, capsys):
     """With a smaller model and other data, and all else as it is configured."""
     config = yaml.safe_load(path.read_text())
-    flow = config["model"]["flow"]["class_path"].removeprefix("mixer_bijectors.")
-    model = REDUCED["TarFlow" if flow == "TarFlow" else "MixerFlow"]
+    flow = config["model"]["flow"]
+    model = REDUCED["MixerFlow"]
+    if flow["class_path"] == "mixer_bijectors.TarFlow":
+        classes = 10 if flow["init_args"].get("num_classes") else 0
+        model = [*REDUCED["TarFlow"], f"{FLOW}num_classes", classes]
     options = ["fit", "--config", path, *QUIET, *model, *LABELLED, "--ckpt_path", "last"]
     options += ["--trainer.default_root_dir", tmp_path, "--trainer.max_epochs", "-1"]
     options += ["--trainer.limit_val_batches", 2, "--trainer.limit_test_batches", 2]
