@@ -268,14 +268,6 @@ NOT_IMAGES = {
     "floats up to 255": (255 * IMAGES, "must be uint8 .* got torch.float32"),
     "integers": ((255 * IMAGES).long(), "must be uint8 .* got torch.int64"),
     "without channels": ((255 * IMAGES).byte()[:, 0], r"got torch.uint8 of shape \(8, 8, 8\)"),
-    "labels that are no integers": (
-        [(255 * IMAGES).byte(), torch.rand(8)],
-        r"labels must be integers of shape \(8,\), got torch.float32",
-    ),
-    "labels that are one-hot": (
-        [(255 * IMAGES).byte(), torch.eye(8).long()],
-        r"labels must be .* got torch.int64 of shape \(8, 8\)",
-    ),
     "a dictionary": ({"image": IMAGES}, "or a pair of images and labels, got a dict"),
 }
 
@@ -301,6 +293,29 @@ def test_batches_of_anything_but_8_bit_images_are_refused(kind, tmp_path):
     for run in (trainer.fit, trainer.validate, trainer.test):
         with pytest.raises(DataError, match=told):
             run(module, datamodule=Given(batch))
+
+
+NOT_LABELS = {
+    "floats": (torch.rand(8), r"got torch.float32 of shape \(8,\)"),
+    "one-hot": (torch.eye(8).long(), r"got torch.int64 of shape \(8, 8\)"),
+    "words": (["cat"] * 8, "got list"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_LABELS)
+def test_labels_that_are_no_integers_are_refused_where_they_are_read(kind, tmp_path):
+    labels, told = NOT_LABELS[kind]
+    data = Given([(255 * IMAGES).byte(), labels])
+    flow = mb.MixerFlow((1, 8, 8), 4, 1, shift_every=0, hidden_features=8, num_classes=3)
+    for reader in (flow, mb.HybridClassifier(make_flow(), 3, weight=1.0)):
+        trainer = make_trainer(max_steps=1, default_root_dir=tmp_path)
+        with pytest.raises(
+            DataError, match=rf"labels must be integers of shape \(8,\), {told}"
+        ):
+            trainer.fit(DensityEstimation(reader), datamodule=data)
+    make_trainer(max_steps=1, default_root_dir=tmp_path).fit(
+        DensityEstimation(make_flow()), datamodule=data
+    )
 
 
 def test_tasks_refuse_images_that_are_not_8_bit(run, tmp_path):

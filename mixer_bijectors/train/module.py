@@ -26,6 +26,7 @@ __all__ = ["Batches", "DensityEstimation", "as_batch", "check_precision", "warn_
 
 # What a data module may hand over: 8-bit images, images and labels, more, or what went wrong.
 Batches = Tensor | Sequence[Tensor] | Batch | DataError
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _FIRST = 16
 _SPLITS = ("val", "test")
 
@@ -223,9 +224,10 @@ class DensityEstimation(L.LightningModule):
         return bits if loss is None else loss
 
     def _given_labels(self, batch: Batch) -> Tensor:
-        if batch.labels is None:
+        labels = _labels_of(batch)
+        if labels is None:
             raise RunError("a classifier needs labels, and the images have none")
-        return batch.labels
+        return labels.long()
 
     def _drop(self, labels: Tensor, seeds: Sequence[int]) -> Tensor:
         """Labels, some of them replaced by -1."""
@@ -292,7 +294,8 @@ class DensityEstimation(L.LightningModule):
         """The labels if the flow takes them, -1 for images without."""
         if not self.is_conditional:
             return ()
-        if batch.labels is None:
+        labels = _labels_of(batch)
+        if labels is None:
             if not self.label_dropout:
                 rank_zero_warn(
                     "the images have no labels and get -1, the null class, for which the model "
@@ -300,7 +303,7 @@ class DensityEstimation(L.LightningModule):
                 )
             count = len(batch.images)
             return (torch.full((count,), -1, device=batch.images.device),)
-        return (batch.labels.long(),)
+        return (labels.long(),)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
@@ -330,8 +333,7 @@ def as_batch(batch: Batches) -> Batch:
     """The batch of any data module as a `Batch`.
 
     Raises:
-        DataError: what went wrong in reading it, or what it holds if not 8-bit images and
-            integer labels.
+        DataError: what went wrong in reading it, or what it holds if not 8-bit images.
     """
     if isinstance(batch, DataError):
         raise batch
@@ -344,21 +346,29 @@ def as_batch(batch: Batches) -> Batch:
                 f"and labels, got a {type(batch).__name__}"
             )
         batch = Batch(batch[0], batch[1] if len(batch) > 1 else None)
-    images, labels = batch.images, batch.labels
+    images = batch.images
     if images.dtype != torch.uint8 or images.dim() != 4:
         raise DataError(
             "DensityEstimation: images must be uint8 of shape (batch, channels, height, "
             f"width), got {images.dtype} of shape {tuple(images.shape)}; hand them over with "
             "levels from 0 to 255, which the module scales"
         )
-    if labels is not None and (
-        labels.dtype.is_floating_point or labels.shape != images.shape[:1]
-    ):
-        raise DataError(
-            f"DensityEstimation: labels must be integers of shape ({len(images)},), got "
-            f"{labels.dtype} of shape {tuple(labels.shape)}"
-        )
     return batch
+
+
+def _labels_of(batch: Batch) -> Tensor | None:
+    """The labels of a batch, if there are any, checked where a model reads them."""
+    labels, number = batch.labels, len(batch.images)
+    if labels is None:
+        return None
+    kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+    if kind not in _INTEGERS or labels.shape != (number,):
+        shape = f" of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else ""
+        raise DataError(
+            f"DensityEstimation: labels must be integers of shape ({number},), got "
+            f"{kind}{shape}"
+        )
+    return labels
 
 
 def check_precision(trainer: L.Trainer) -> None:

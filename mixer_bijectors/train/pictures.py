@@ -37,7 +37,8 @@ class Pictures(L.Callback):
         options: what else samples are drawn with, such as the `guidance` of a TarFlow.
 
     Samples of a class-conditional model are of all classes in turn. Those of a model of noisy
-    images are denoised. With averaged weights, samples are of these.
+    images are denoised. With averaged weights, samples are of these. Models that are no
+    `ImageFlow` draw by normflows' own `sample`, without temperature, options and denoising.
 
     Raises:
         RunError: at the start of a fit, if a callback that averages weights comes first.
