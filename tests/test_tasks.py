@@ -24,7 +24,7 @@ from mixer_bijectors.train import (
     load_checkpoint,
 )
 from mixer_bijectors.train.data import TensorSource
-from mixer_bijectors.train.parts import Parts
+from mixer_bijectors.train.parts import Parts, _fingerprint
 
 AVERAGES = [
     "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging",
@@ -209,6 +209,26 @@ def test_a_task_goes_on_but_not_with_results_of(kind, run, tmp_path, monkeypatch
     task("score", run, tmp_path / "whole.csv")
     whole = [float(row["bits_per_dim"]) for row in table(tmp_path / "whole.csv")]
     assert resumed[256:] == whole[256:] and not parts.exists()
+
+
+MODELS = {
+    "spline": lambda patch: mb.MixerFlow(
+        (1, 8, 8), patch, 1, univariate=mb.RationalQuadratic()
+    ),
+    "B-spline": lambda patch: mb.MixerFlow(
+        (1, 8, 8), patch, 1, univariate=mb.MonotoneBSpline()
+    ),
+    "TarFlow": lambda patch: mb.TarFlow(
+        (1, 8, 8), patch, channels=8, num_blocks=1, layers_per_block=1, head_dim=8
+    ),
+    "residual": lambda patch: mb.presets.residual((1, 8, 8), patch, 1, hidden_features=8),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_fingerprint_is_that_of_the_model_alone(kind):
+    prints = [_fingerprint(MODELS[kind](patch)) for patch in ((4, 4), (4, 4), (2, 8))]
+    assert prints[0] == prints[1] != prints[2]
 
 
 def test_another_model_is_told(run, tmp_path, capsys):

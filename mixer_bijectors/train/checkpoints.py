@@ -105,7 +105,9 @@ class LastCheckpoint(ModelCheckpoint):
             self._write(trainer)
 
     def _write(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(self.format_checkpoint_name({}), weights_only=False)
+        # As Lightning keeps it for what it writes itself, and others look it up.
+        self.best_model_path = self.format_checkpoint_name({})
+        trainer.save_checkpoint(self.best_model_path, weights_only=False)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

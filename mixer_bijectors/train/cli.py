@@ -162,7 +162,7 @@ class FlowCLI(LightningCLI):
                     f"reconstruction error {metrics['test/reconstruction_error']:.1e}, "
                     f"of {Path(best).name if best else 'the last weights'}"
                 )
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and folder:
             print(f"checkpoints, logs and pictures are in {folder}")
 
 
