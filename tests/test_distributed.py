@@ -74,6 +74,7 @@ def table_of_test(folder, processes, batch_size, capsys):
     """What the test of a run prints."""
     arguments = ["test", "--ckpt_path", folder / "version_0" / "checkpoints" / "last.ckpt"]
     arguments += [*QUIET, "--data.init_args.batch_size", batch_size]
+    arguments += ["--trainer.limit_test_batches", "1.0"]
     if processes > 1:
         ddp = ("--trainer.devices", processes, "--trainer.strategy", "ddp")
         return command(*arguments, *ddp).stdout

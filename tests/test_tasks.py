@@ -126,7 +126,11 @@ def test_scores_are_those_of_test(run, tmp_path, capsys):
 def test_scores_of_a_part_are_told_to_be_that(run, tmp_path, capsys):
     few = ("--data.init_args.batch_size", 8, "--trainer.limit_predict_batches", 2)
     task("score", run, tmp_path / "scores.csv", *few)
-    assert "mean of 16 of 359 images" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "mean of 16 of 359 images" in printed
+    assert "trainer.limit_predict_batches is 2" in printed and "leaves out images" in printed
+    call("test", "--ckpt_path", run, *QUIET, "--trainer.limit_test_batches", 0)
+    assert "trainer.limit_test_batches is 0" in capsys.readouterr().out
 
 
 def test_anomalies_are_told_from_a_second_folder(run, tmp_path, capsys):

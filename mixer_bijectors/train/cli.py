@@ -65,7 +65,8 @@ class FlowCLI(LightningCLI):
         if self.subcommand != "fit":
             self.save_config_callback = None
             kwargs["logger"] = False
-            self._report_changes(self.config_init[str(self.subcommand)].ckpt_path)
+            self._report_changes(config.ckpt_path)
+            self._report_limits()
             return super().instantiate_trainer(**kwargs)
         root = make_folder(config.trainer.default_root_dir or "runs")
         checkpoint = config.ckpt_path = self._checkpoint_to_go_on_from(root)
@@ -127,6 +128,15 @@ class FlowCLI(LightningCLI):
         for key, (old, new) in _differences(then, now, "model").items():
             if key.startswith(("model.flow", "model.noise")):
                 _print_once(f"{key} is {new}, and was {old} in the run of the checkpoint")
+
+    def _report_limits(self) -> None:
+        """Say that a test is of a part of the images, as the config of a fit may have it."""
+        name = {"test": "limit_test_batches", "validate": "limit_val_batches"}
+        key = name.get(str(self.subcommand), "limit_predict_batches")
+        limit = self.config_init[str(self.subcommand)].trainer[key]
+        # As a share 1.0 is all of them, and as a number 1 is one batch.
+        if limit is not None and (isinstance(limit, int) or limit != 1):
+            _print_once(f"trainer.{key} is {limit}, which leaves out images")
 
     def _claim(self, root: Path, version: int) -> int:
         """Make the folder of a new run, which no other run that starts now can then take."""
