@@ -1,6 +1,5 @@
 """The command `mixer-bijectors`."""
 
-import argparse
 import json
 import os
 import re
@@ -22,20 +21,18 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from .checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint
+from .arguments import TASKS, arranged, config_of, need_file, newest_first
+from .checkpoints import AtomicCheckpointIO, LastCheckpoint
 from .errors import RunError
 from .files import make_folder
 from .guard import Guard
 from .logs import ResumableCSVLogger
 from .module import DensityEstimation
-from .parts import NO_CHECKPOINT
 from .reasons import reason_of
 from .tasks import FlowTrainer
 
 __all__ = ["main"]
 
-_TASKS = ("sample", "embed", "probe", "score", "reconstruct", "export")
-_OF_TRAINED = (*_TASKS, "test", "validate")
 # What `fit` passes on to Lightning, which knows how to find them.
 _FOUND_BY_LIGHTNING = re.compile("best|hpc|registry|.*://.*")
 
@@ -48,7 +45,7 @@ class FlowCLI(LightningCLI):
         # Checkpoints are never read in another way, see `AtomicCheckpointIO`.
         lightning = {k: v | {"weights_only"} for k, v in LightningCLI.subcommands().items()}
         del lightning["predict"]  # the tasks do
-        return lightning | {task: {"model", "datamodule"} for task in _TASKS}
+        return lightning | {task: {"model", "datamodule"} for task in TASKS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Guard, "guard")
@@ -93,11 +90,11 @@ class FlowCLI(LightningCLI):
         path = options.ckpt_path
         if path != "last":
             if path is not None and not _FOUND_BY_LIGHTNING.fullmatch(path):
-                _need_file(path)
+                need_file(path)
             return path
         # A logger of the user's may have its own folders.
         runs = "version_*" if options.trainer.logger is None else "**"
-        found = _newest_first(root, f"{runs}/checkpoints")
+        found = newest_first(root, f"{runs}/checkpoints")
         if not found:
             _print_once(f"there is no checkpoint in {root}: the run starts anew")
             return None
@@ -113,14 +110,14 @@ class FlowCLI(LightningCLI):
         """The number of the run, new or to go on with."""
         if checkpoint is not None:
             path = Path(checkpoint).resolve()
-            if path.exists() and path.parents[2] == root.resolve():
+            if path.exists() and path.parent.parent.parent == root.resolve():
                 return _version(path.parents[1])
         versions = [_version(path) for path in root.glob("version_*")]
         return self._claim(root, max(versions, default=-1) + 1)
 
     def _report_changes(self, checkpoint: str | None) -> None:
         """Say where the model is not that of the checkpoint's run: the weights may fit it."""
-        if checkpoint is None or not (path := _config_of(checkpoint)).is_file():
+        if checkpoint is None or not (path := config_of(checkpoint)).is_file():
             return
         config = self.config[str(self.subcommand)].model.as_dict()
         now = json.loads(json.dumps(config, default=str))  # with lists for tuples, as in yaml
@@ -218,26 +215,6 @@ def _is_last(callback: Any) -> bool:
     )
 
 
-def _newest_first(root: Path, folders: str) -> list[Path]:
-    """Checkpoints below `root`, without those that a killed process has not completed."""
-    found = [path for path in root.glob(f"{folders}/*.ckpt") if path.name[0] != "."]
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
-
-
-def _config_of(checkpoint: str) -> Path:
-    """The config of the run that a checkpoint is from."""
-    return Path(checkpoint).parent.parent / "config.yaml"
-
-
-def _need_file(checkpoint: str) -> None:
-    path = Path(checkpoint)
-    if path.is_dir():
-        inside = next(iter(_newest_first(path, "**")), path / "checkpoints" / "best.ckpt")
-        raise RunError(f"{path} is a folder; name a checkpoint in it, such as {inside}")
-    if not path.is_file():
-        raise RunError(f"there is no checkpoint {path}")
-
-
 def _differences(old: Any, new: Any, path: str) -> dict[str, tuple[Any, Any]]:
     """Values of keys that both have and that differ, by their path."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
@@ -256,49 +233,6 @@ def _version(folder: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def _arranged(arguments: list[str]) -> list[str]:
-    """The arguments with configs first, so that options beside them hold wherever they stand.
-
-    For what is done with a trained model, the config is that of the run of its checkpoint,
-    unless another one is named.
-    """
-    if not arguments or arguments[0].startswith("-"):
-        return arguments
-    subcommand, *options = arguments
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", "-c", action="append", default=[])
-    parser.add_argument("--ckpt_path")
-    try:
-        given, others = parser.parse_known_args(options)
-    except argparse.ArgumentError:
-        return arguments  # to be told by the parser proper
-    configs, path = given.config, given.ckpt_path
-    if subcommand in _OF_TRAINED and not {"-h", "--help"} & set(options):
-        # A model may be described by options alone.
-        described = configs or any(option.startswith("--model.flow") for option in options)
-        if path is None and not described:
-            raise RunError(NO_CHECKPOINT)
-        if path in ("last", "best"):
-            raise RunError(
-                f"{subcommand} takes the path of a checkpoint, such as "
-                f"runs/NAME/version_N/checkpoints/{path}.ckpt, got {path}"
-            )
-        if path is not None and "://" not in path:
-            _need_file(path)
-            config = _config_of(path)
-            if not configs and config.is_file():
-                configs = [str(config)]
-            elif not described:
-                load_checkpoint(path)  # which may be what is wrong
-                raise RunError(
-                    f"{path} is not in the folder of a run, as there is no {config}; name the "
-                    "config of its run with --config"
-                )
-    front = [f"--config={config}" for config in configs]
-    back = [] if path is None else [f"--ckpt_path={path}"]
-    return [subcommand, *front, *others, *back]
-
-
 def main() -> None:
     """Run the command line; what a user can mend is told in one sentence.
 
@@ -307,7 +241,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model")
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     try:
-        sys.argv[1:] = _arranged(sys.argv[1:])
+        sys.argv[1:] = arranged(sys.argv[1:])
         FlowCLI(
             DensityEstimation,
             L.LightningDataModule,

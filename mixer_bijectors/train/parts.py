@@ -17,16 +17,11 @@ from torch.utils.data import DataLoader
 
 from .batches import Batch, run_seed, seed_generators
 from .checkpoints import load_checkpoint, misfit
+from .checks import Batches, as_batch, check_precision, warn_if_untrained
 from .data import ImageDataModule
 from .errors import RunError
 from .files import make_folder, replacing
-from .module import (
-    Batches,
-    DensityEstimation,
-    as_batch,
-    check_precision,
-    warn_if_untrained,
-)
+from .module import DensityEstimation
 
 __all__ = ["NO_CHECKPOINT", "Arrays", "Parts", "compute_in_parts", "remove_parts"]
 
