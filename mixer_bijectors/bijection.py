@@ -118,7 +118,8 @@ class Bijection(Flow):
     ) -> tuple[Tensor, Tensor]:
         context = self.check(x, context, inverse=inverse)
         y, log_det = self.transform(x, context, inverse=inverse)
-        return y.to(x.dtype), complete_log_det(type(self).__name__, x, log_det)
+        # Contiguous, since users flatten results with view.
+        return y.to(x.dtype).contiguous(), complete_log_det(type(self).__name__, x, log_det)
 
 
 def complete_log_det(name: str, x: Tensor, log_det: Tensor | float) -> Tensor:
