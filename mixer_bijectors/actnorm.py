@@ -55,7 +55,7 @@ class ActNorm(Flow):
         if self._awaits_first_batch():
             self._initialize(z, inverse=False)
         x = torch.addcmul(self.shift, z.to(self.shift.dtype), self.log_scale.exp())
-        return x.to(z.dtype), self.log_scale.sum().to(z.dtype).repeat(len(z))
+        return x.to(z.dtype).contiguous(), self.log_scale.sum().to(z.dtype).repeat(len(z))
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input("ActNorm", x, self.features, like=self.shift)
@@ -63,7 +63,7 @@ class ActNorm(Flow):
             self._initialize(x, inverse=True)
         scale = (-self.log_scale).exp()
         z = torch.addcmul(-self.shift * scale, x.to(scale.dtype), scale)
-        return z.to(x.dtype), -self.log_scale.sum().to(x.dtype).repeat(len(x))
+        return z.to(x.dtype).contiguous(), -self.log_scale.sum().to(x.dtype).repeat(len(x))
 
     def _awaits_first_batch(self) -> bool:
         if self._initialized or not self.training:

@@ -45,7 +45,7 @@ class _Mixing(Bijection):
         y, log_det = apply_flow(
             self.flow, rows.reshape(-1, rows.shape[-1]), context, inverse=inverse
         )
-        y = y.unflatten(0, leading).movedim(-1, self.axis).contiguous()
+        y = y.unflatten(0, leading).movedim(-1, self.axis)
         return y, log_det.unflatten(0, (batch, copies)).sum(1)
 
 
