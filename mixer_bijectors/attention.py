@@ -199,7 +199,7 @@ class TransformerAutoregressive(Bijection):
             )
         context = self.check(z, context, inverse=False)
         x, log_det = self._sample(z, context, method, guidance)
-        return x.to(z.dtype), complete_log_det(type(self).__name__, z, log_det)
+        return x.to(z.dtype).contiguous(), complete_log_det(type(self).__name__, z, log_det)
 
     def _sample(
         self, z: Tensor, context: Tensor | None, method: str, guidance: Guidance | None

@@ -19,8 +19,8 @@ class Bijection(Flow):
 
     A subclass passes its declarations to this constructor and writes one method, `transform`.
     `forward` (latent to data) and `inverse` (data to latent) check the input and the context
-    against the declarations, run `transform`, and return its result in the dtype of the input
-    with a log-determinant of shape (batch,).
+    against the declarations, run `transform`, and return its result, contiguous and in the
+    dtype of the input, with a log-determinant of shape (batch,).
 
     What reads a context has to say so: a layer that declares `context_features=0` never sees
     one, and a class-conditional model refuses to be built where no layer declares any. A class

@@ -292,6 +292,43 @@ def test_takes_strided_input(case, device, direction):
     assert_close(run(layer, direction, strided, context), run(layer, direction, x, context))
 
 
+@DIRECTIONS
+@pytest.mark.parametrize("layout", ["contiguous", "strided", "expanded", "channels last"])
+def test_results_can_be_flattened_by_view(case, device, direction, layout):
+    layer = case.build(torch.float32, device)
+    x = start(case, direction, torch.float32, device)
+    if layout == "strided":
+        x = x.movedim(0, -1).contiguous().movedim(-1, 0)
+    elif layout == "expanded":
+        x = x[:1].expand_as(x)
+    elif layout == "channels last":
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    y, log_det = run(layer, direction, x, case.context(torch.float32, device))
+    assert y.view(len(x), -1).shape == (len(x), x[0].numel())
+    assert y.is_contiguous() and log_det.is_contiguous()
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+@pytest.mark.parametrize("kind", ["MixerFlow", "TarFlow"])
+def test_results_of_models_can_be_flattened_by_view(device, kind, num_classes):
+    if kind == "MixerFlow":
+        model = mb.MixerFlow((3, 4, 8), 2, 2, hidden_features=8, num_classes=num_classes)
+    else:
+        sizes = {"channels": 16, "num_blocks": 2, "layers_per_block": 1, "head_dim": 8}
+        model = mb.TarFlow((3, 4, 8), 2, num_classes=num_classes, **sizes)
+    model = model.eval().to(device)
+    labels = (torch.arange(2, device=device),) if num_classes else ()
+    x = torch.rand(2, 3, 4, 8, device=device)
+    layouts = x, x.contiguous(memory_format=torch.channels_last), x[:1].expand(2, -1, -1, -1)
+    for x in layouts:
+        z, _ = model.inverse_and_log_det(x, *labels)
+        results = [z, model.inverse(x, *labels), model.forward(z, *labels)]
+        results += [model.sample(2, *labels)[0], model.embed(x, *labels)]
+        results += [model.forward(z.mT.contiguous().mT, *labels)]
+        for result in results:
+            assert result.view(2, -1).shape == (2, 96)
+
+
 def test_is_the_identity_at_initialisation(request, case, device):
     if request.node.callspec.params["case"] in NOT_IDENTITY:
         pytest.skip("its name says that it is not the identity")

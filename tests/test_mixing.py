@@ -85,6 +85,18 @@ def test_context_is_handed_to_every_patch():
     assert_close(z, torch.stack([flow.inverse(x[:, i], context)[0] for i in range(3)], dim=1))
 
 
+@pytest.mark.parametrize("context_shape", [(2,), (2, 7), (2, 5, 6), (1, 7)])
+@pytest.mark.parametrize("lift", [mb.ChannelMixing, mb.PatchMixing, mb.PixelMixing])
+def test_a_context_that_nothing_inside_reads_is_ignored(lift, context_shape):
+    """Whatever its shape, as long as it has a row for each sample, or one for all."""
+    inside = [mb.Coupling(4, hidden_features=8), nf.flows.LULinearPermute(4)]
+    layer = lift(mb.Chain(inside)).eval()
+    x = torch.randn(2, 4, 4, 4) if lift is mb.PixelMixing else torch.randn(2, 4, 4)
+    context = torch.randn(context_shape)
+    for run in (layer, layer.inverse):
+        assert_close(run(x, context), run(x), atol=0, rtol=0)
+
+
 def test_context_of_a_foreign_flow():
     flow = nf.flows.MaskedAffineAutoregressive(5, 8, context_features=2)
     x, context = torch.randn(2, 3, 5), torch.randn(2, 2)
