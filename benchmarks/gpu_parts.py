@@ -230,9 +230,9 @@ def sampling(setting: Setting) -> Iterator[Row]:
 
 # Each with its share of the time.
 PARTS: dict[str, tuple[Callable[[Setting], Iterator[Row]], float]] = {
-    "battery": (battery, 0.4),
+    "battery": (battery, 0.35),
     "training": (training, 0.25),
-    "splines": (spline, 0.15),
+    "splines": (spline, 0.2),
     "inversion": (inverting, 0.1),
     "sampling": (sampling, 0.1),
 }
