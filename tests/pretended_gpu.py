@@ -66,9 +66,11 @@ def pretended_gpu() -> Iterator[set[str]]:
     try:
         with (
             patch.object(torch, "Generator", _Generator),
+            patch.object(torch.cuda, "get_rng_state", lambda *_: torch.get_rng_state()),
+            patch.object(torch.cuda, "set_rng_state", lambda s, *_: torch.set_rng_state(s)),
             sdpa_kernel(SDPBackend.MATH),  # other kernels have a name for each kind of device
             FakeTensorMode(allow_non_fake_inputs=True),
-            _ToNumpy(),
+            _Values(),
             mode,
         ):
             yield mode.places
@@ -134,8 +136,8 @@ class _Generator(torch.Generator):
         return self.pretended
 
 
-class _ToNumpy(TorchFunctionMode):
-    """Arrays of tensors on the CPU."""
+class _Values(TorchFunctionMode):
+    """Arrays of tensors on the CPU, and copies: both reach for memory, which has no values."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -143,6 +145,12 @@ class _ToNumpy(TorchFunctionMode):
         if func is Tensor.numpy and args[0].device.type == "cpu":
             with _disable_current_modes():
                 return value(args[0]).numpy()
+        if func is Tensor.__deepcopy__ and isinstance(args[0], FakeTensor):
+            tensor, memo = args
+            if id(tensor) not in memo:
+                copied = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+                memo[id(tensor)] = copied
+            return memo[id(tensor)]
         return func(*args, **(kwargs or {}))
 
 
