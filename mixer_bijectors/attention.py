@@ -266,7 +266,7 @@ class _Prediction:
             temperature[1] = guidance.attention_temperature
             self.temperature = temperature.flatten(0, 1)
         parts = ("shift",) if self.volume_preserving else ("scale", "shift")
-        # Filled on the device; a tensor made of a list would be copied to it, and waited for.
+        # Filled on the device: to copy a list there would synchronise.
         weight = torch.cat(
             [x.new_full(x.shape[2:], guidance.weight * (p in guidance.guide)) for p in parts]
         )

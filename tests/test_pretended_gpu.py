@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import gpu_training  # noqa: F401 - adds its programs to the others
 import numpy as np
 import pytest
 import torch

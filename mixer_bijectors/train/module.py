@@ -228,7 +228,7 @@ class DensityEstimation(L.LightningModule):
         x, labels = self.prepare(batch)
         metrics: Any = self.metrics[f"{split}_split"]
         kept: Any = slice(None)
-        if any(batch.padding):  # a list would be copied to the device, and waited for
+        if any(batch.padding):  # as a list, it would be copied with a synchronisation
             kept = torch.tensor(batch.kept).to(x.device, non_blocking=True)
         if self.is_classifier:
             log_prob, logits = self._run(x)
