@@ -273,8 +273,10 @@ class _Prediction:
             temperature[1] = guidance.attention_temperature
             self.temperature = temperature.flatten(0, 1)
         parts = ("shift",) if self.volume_preserving else ("scale", "shift")
-        chosen = torch.tensor([part in guidance.guide for part in parts], device=x.device)
-        weight = (guidance.weight * chosen.to(x.dtype)).repeat_interleave(x.shape[2])
+        # Filled on the device: to copy a list there would synchronise.
+        weight = torch.cat(
+            [x.new_full(x.shape[2:], guidance.weight * (p in guidance.guide)) for p in parts]
+        )
         if guidance.annealed:
             share = torch.linspace(0, 1, x.shape[1], dtype=x.dtype, device=x.device)
             weight = share[1:, None] * weight

@@ -258,6 +258,19 @@ def test_gradients_reach_every_parameter(case, device, direction):
 
 
 @DIRECTIONS
+def test_gradients_on_the_meta_device(case, direction):
+    """Each gradient is on the device of its parameter; on another, autograd refuses it."""
+    skip_adaptive(case)
+    layer = case.build(torch.float32, "meta")
+    x = start(case, direction, torch.float32, "meta").requires_grad_()
+    y, log_det = run(layer, direction, x, case.context(torch.float32, "meta"))
+    (y.square().sum() + log_det.sum()).backward()
+    for name, parameter in [("input", x), *layer.named_parameters()]:
+        assert parameter.grad is not None, name
+        assert parameter.grad.is_meta and parameter.grad.shape == parameter.shape, name
+
+
+@DIRECTIONS
 @pytest.mark.parametrize("batch", [0, 1])
 @pytest.mark.parametrize("training", [False, True])
 def test_small_batches(case, device, direction, batch, training):

@@ -257,7 +257,9 @@ class DensityEstimation(L.LightningModule):
         seed_generators(*(batch.indices[:1] or [batch_idx]))
         x, labels = self.prepare(batch)
         metrics: Any = self.metrics[f"{split}_split"]
-        kept = batch.kept if any(batch.padding) else slice(None)
+        kept: Any = slice(None)
+        if any(batch.padding):  # as a list, it would be copied with a synchronisation
+            kept = torch.tensor(batch.kept).to(x.device, non_blocking=True)
         if self.is_classifier:
             log_prob, logits = self._run(x)
             given = self._given_labels(batch)
