@@ -72,10 +72,12 @@ class _Parallel(nn.Module):
         return type(self)(self.flow, tol=self.tol, max_iter=self.max_iter)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._run("forward", z, context)
+        x, log_det = self._run("forward", z, context)
+        return x.contiguous(), log_det
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._run("inverse", x, context)
+        z, log_det = self._run("inverse", x, context)
+        return z.contiguous(), log_det
 
     def _run(self, direction: str, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if isinstance(y, Tensor) and y.dim() > 2:  # loops of nflows run over all dimensions

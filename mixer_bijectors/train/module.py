@@ -1,6 +1,7 @@
 """The LightningModule that fits a flow to images."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from random import Random
@@ -245,7 +246,10 @@ class DensityEstimation(L.LightningModule):
         nf.utils.update_lipschitz(self.flow, 5)
 
     def validation_step(self, batch: Batches, batch_idx: int) -> None:
-        self._evaluate("val", batch, batch_idx)
+        with warnings.catch_warnings():
+            if self.trainer.sanity_checking:  # before training, when no ActNorm is initialised
+                warnings.filterwarnings("ignore", "ActNorm: used in evaluation mode before")
+            self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Batches, batch_idx: int) -> None:
         self._evaluate("test", batch, batch_idx)
