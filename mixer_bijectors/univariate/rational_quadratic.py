@@ -55,6 +55,7 @@ class RationalQuadratic(Univariate):
     Shapes: x (...), params (..., num_params), y and log|dy/dx| (...).
 
     Raises:
+        TypeError: a bound or `circular` for each feature instead of one for all.
         ValueError: fewer than 2 bins or more than 500; a bound that is not positive and finite.
 
     References:
@@ -78,6 +79,11 @@ class RationalQuadratic(Univariate):
     def __post_init__(self) -> None:
         check_count("RationalQuadratic", "num_bins", self.num_bins, least=2)
         check_bound("RationalQuadratic", self.bound)
+        if not isinstance(self.circular, bool):
+            raise TypeError(
+                "RationalQuadratic: circular must be True or False for all features, got a "
+                f"{type(self.circular).__name__}; give angles and other features a layer each"
+            )
 
     @property
     def num_params(self) -> int:
