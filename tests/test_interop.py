@@ -358,6 +358,12 @@ class TestToTorchTransform:
         copied = copy.deepcopy(model)
         assert_close(copied.log_prob(x), want)
 
+    def test_compiled_densities(self, layer, base):
+        model = TransformedDistribution(base, mb.to_torch_transform(layer), validate_args=False)
+        compiled = torch.compile(model.log_prob, backend="eager", fullgraph=True)
+        for x in torch.randn(5, 6), torch.randn(7, 6):
+            assert_close(compiled(x), model.log_prob(x))
+
     def test_transforms_of_one_flow_are_equal(self, layer):
         context = torch.randn(1, 2)
         conditional = mb.Coupling(6, context_features=2)
