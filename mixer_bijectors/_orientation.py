@@ -1,5 +1,6 @@
-"""Refuses a flow among transforms of nflows, and the other way round: it would run backwards.
+"""Checks what models of nflows and normflows hold.
 
+Refuses a flow among transforms of nflows, and the other way round: it would run backwards.
 A flow of normflows maps latents to data in `forward`, a transform of nflows data to latents.
 Both have the same two methods, so that either library runs what the other made without a word.
 """
@@ -11,7 +12,9 @@ from nflows.transforms import Transform
 from normflows.flows import Flow
 from torch import nn
 
-__all__ = ["Owner", "refuse_backwards"]
+from ._alternation import warn_unless_alternating
+
+__all__ = ["Owner", "check_child"]
 
 
 class Owner(NamedTuple):
@@ -27,8 +30,10 @@ class Owner(NamedTuple):
 _lists: "WeakKeyDictionary[nn.Module, Owner]" = WeakKeyDictionary()
 
 
-def refuse_backwards(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+def check_child(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
     """Called by torch whenever a module gets a child.
+
+    Warns of couplings that never alternate in the models of either library.
 
     Raises:
         TypeError: the module runs its children one way, the child runs the other.
@@ -49,7 +54,9 @@ def refuse_backwards(module: nn.Module, name: str, submodule: nn.Module | None) 
         return
     _lists[submodule] = owner
     for child_name, child in submodule.named_children():
-        refuse_backwards(submodule, child_name, child)
+        check_child(submodule, child_name, child)
+    # Said of the line that builds the owner, which assigns to an attribute in its __init__.
+    warn_unless_alternating([submodule], name=owner.name, stacklevel=4)
 
 
 def _owner(module: nn.Module) -> Owner | None:

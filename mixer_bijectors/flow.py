@@ -9,6 +9,8 @@ import torch
 from normflows.flows import Flow
 from torch import Tensor, nn
 
+from ._alternation import warn_unless_alternating
+
 __all__ = [
     "Chain",
     "Flow",
@@ -115,6 +117,7 @@ class Chain(Flow):
     def __init__(self, flows: Iterable[Flow]) -> None:
         super().__init__()
         self.flows = nn.ModuleList(flows)
+        warn_unless_alternating(self.flows, name="Chain", stacklevel=2)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return apply_flows(self.flows, z, context)

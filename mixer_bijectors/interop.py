@@ -4,13 +4,13 @@ from nflows.transforms import Transform as NflowsTransform
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from ._orientation import refuse_backwards
+from ._orientation import check_child
 from ._torch_transform import FlowTransform
 from .flow import Flow, apply_flow, reads_context
 
 __all__ = ["from_nflows", "to_nflows", "to_torch_transform"]
 
-register_module_module_registration_hook(refuse_backwards)
+register_module_module_registration_hook(check_child)
 
 
 def to_nflows(flow: Flow) -> NflowsTransform:

@@ -46,6 +46,7 @@ class LULinear(Flow):
     def __init__(self, features: int, *, identity_init: bool = True) -> None:
         super().__init__()
         self.features = features
+        self.identity_init = identity_init
         factors = torch.zeros(features, features)
         permutation = torch.arange(features)
         sign = torch.ones(features)
