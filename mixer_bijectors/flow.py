@@ -11,6 +11,7 @@ import torch
 from normflows.flows import Flow
 from torch import Tensor, nn
 
+from ._alternation import warn_unless_alternating
 from .bijection import Bijection, Shape, complete_log_det
 
 __all__ = [
@@ -168,6 +169,7 @@ class Chain(Bijection):
         super().__init__(event_shape, context_features=_chain_context(name, flows))
         self.latent_shape = latent_shape  # which may be known where the other is not
         self.flows = nn.ModuleList(flows)
+        warn_unless_alternating(self.flows, name=name, stacklevel=2)
 
     def transform(
         self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False

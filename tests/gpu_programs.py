@@ -257,7 +257,12 @@ add(
     lambda layer, x: (layer.inverse(x), layer.forward(x)),
     "nflows",
 )
-add("to_torch_transform", lambda: (randomised(mb.Coupling(6)), torch.randn(4, 6)), in_torch)
+add(
+    "to_torch_transform",
+    lambda: (randomised(mb.Coupling(6)), torch.randn(4, 6)),
+    in_torch,
+    "_torch_transform._all_same",
+)
 add(
     "to_torch_transform of another shape",
     lambda: (
