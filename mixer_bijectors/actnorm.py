@@ -25,6 +25,10 @@ class ActNorm(Bijection):
     Args:
         features: number of features.
 
+    Attributes:
+        warns: whether to warn of evaluation before the first batch, which turns it off. What
+            evaluates a model before it trains it, to see that it can, turns it off too.
+
     Shapes: (batch, features) in and out, log_det (batch,).
 
     Raises:
@@ -45,8 +49,6 @@ class ActNorm(Bijection):
         (True, True)
     """
 
-    _warned = False
-
     def __init__(self, features: int) -> None:
         super().__init__((features,))
         self.features = features
@@ -56,6 +58,7 @@ class ActNorm(Bijection):
         self.register_buffer("initialized", torch.tensor(0.0))
         # Mirrors the buffer, so that no forward pass has to wait for the device to read it.
         self._initialized = False
+        self.warns = True
         self.register_load_state_dict_post_hook(_mirror)
 
     def transform(
@@ -85,11 +88,11 @@ class ActNorm(Bijection):
         """Warn once where evaluation comes first; buffers of other devices are not read."""
         tensors = (self.initialized, self.log_scale, self.shift)
         on_cpu = self.initialized.device.type == "cpu"
-        if torch.compiler.is_compiling() or self._warned or self.initialized.is_meta:
+        if torch.compiler.is_compiling() or not self.warns or self.initialized.is_meta:
             return
         if on_cpu and not all(map(is_readable, tensors)):
             return
-        self._warned = True
+        self.warns = False
         if on_cpu and any(bool(tensor.any()) for tensor in tensors):
             return  # Something else than a first batch has set them.
         warnings.warn(

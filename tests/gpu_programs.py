@@ -24,7 +24,7 @@ from mixer_bijectors import images, presets
 SHAPE = (1, 6, 6)
 SOLVES, INTEGRATES, WINDOWS = (
     "_triangular.solve",
-    "continuous._flow",
+    "continuous.transform",
     "_windows.sample_in_windows",
 )
 FIRST_BATCH = "actnorm._awaits_first_batch"
@@ -92,7 +92,7 @@ add(
     "ActNorm, loaded",
     lambda: (randomised(mb.ActNorm(5)), mb.ActNorm(5)),
     lambda layer, other: (other.load_state_dict(layer.state_dict()), other.log_scale)[1],
-    "actnorm._load_from_state_dict",
+    "actnorm._mirror",
 )
 add(
     "ContinuousFlow, in training",

@@ -1,7 +1,6 @@
 """The LightningModule that fits a flow to images."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from random import Random
@@ -116,6 +115,9 @@ class DensityEstimation(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer)
+        for layer in self.flow.modules() if stage == "fit" else ():
+            if isinstance(layer, ActNorm):
+                layer.warns = False  # Lightning tries a validation before it trains
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, ImageDataModule):
             datamodule.labels = self.labels
@@ -246,10 +248,7 @@ class DensityEstimation(L.LightningModule):
         nf.utils.update_lipschitz(self.flow, 5)
 
     def validation_step(self, batch: Batches, batch_idx: int) -> None:
-        with warnings.catch_warnings():
-            if self.trainer.sanity_checking:  # before training, when no ActNorm is initialised
-                warnings.filterwarnings("ignore", "ActNorm: used in evaluation mode before")
-            self._evaluate("val", batch, batch_idx)
+        self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Batches, batch_idx: int) -> None:
         self._evaluate("test", batch, batch_idx)
