@@ -63,6 +63,13 @@ class FlowTransform(Transform, nn.Module):
             self.__dict__["_inv"] = _InverseFlowTransform(self)
         return self._inv
 
+    @property
+    def sign(self) -> int:
+        raise NotImplementedError(
+            "to_torch_transform: a flow does not tell whether it increases, so that its "
+            "distribution has no cdf and no icdf"
+        )
+
     def with_cache(self, cache_size: int = 1) -> Transform:
         if cache_size == self._cache_size:
             return self
