@@ -58,10 +58,12 @@ class FlowTransform(Transform, nn.Module):
 
     @property
     def inv(self) -> Transform:
-        if self._inv is None:
+        inverse = self._inv
+        if inverse is None:
+            inverse = _InverseFlowTransform(self)
             # Not as a child of the module, since this is a child of the inverse.
-            self.__dict__["_inv"] = _InverseFlowTransform(self)
-        return self._inv
+            self.__dict__["_inv"] = inverse
+        return inverse
 
     @property
     def sign(self) -> int:
