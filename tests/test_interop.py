@@ -17,6 +17,11 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormalizingFlow
 from torch import nn
 from torch.distributions import Independent, Normal, TransformedDistribution
+from torch.distributions.transforms import (
+    ComposeTransform,
+    IndependentTransform,
+    SigmoidTransform,
+)
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
@@ -132,6 +137,15 @@ def test_context_reaches_transforms_of_nflows():
 def test_flows_say_what_context_transforms_of_nflows_read(make, size):
     assert mb.from_nflows(make()).context_features == size
     assert mb.from_nflows(make(), context_features=7).context_features == 7
+
+
+@pytest.mark.parametrize("wrong", [None, torch.zeros(1, 2), torch.zeros(5, 3)])
+def test_transforms_of_nflows_need_the_context_that_they_read(wrong):
+    transform = nt.MaskedAffineAutoregressiveTransform(6, 16, context_features=2)
+    flow = mb.from_nflows(transform)
+    for run in (flow, flow.inverse):
+        with pytest.raises(ValueError, match=r"MaskedAffineAuto.* context .*\(5, 2\)"):
+            run(torch.randn(5, 6), wrong)
 
 
 def _resnet(inputs, outputs, context):
@@ -358,6 +372,7 @@ class TestToTorchTransform:
         copied = copy.deepcopy(model)
         assert_close(copied.log_prob(x), want)
 
+    @pytest.mark.slow
     def test_compiled_densities(self, layer, base):
         model = TransformedDistribution(base, mb.to_torch_transform(layer), validate_args=False)
         compiled = torch.compile(model.log_prob, backend="eager", fullgraph=True)
@@ -465,6 +480,40 @@ class TestToTorchTransform:
         assert torch.equal(torch.get_rng_state(), random)
         if on == "cpu":
             assert_close(flow.state_dict(), state, rtol=0, atol=0)
+
+    def test_declared_shapes_are_taken_without_a_run(self):
+        class Declared(nf.flows.Flow):
+            latent_shape, event_shape = (None, 12), IMAGE
+
+        transform = mb.to_torch_transform(Declared(), 3, latent_event_dim=2)
+        with pytest.raises(
+            ValueError, match=r"latents of shape \(batch, any, 12\), got .*\(6, 11\)"
+        ):
+            transform.forward_shape(torch.Size((6, 11)))
+        Declared.latent_shape = (6, 12)
+        assert transform.forward_shape(torch.Size((9, 6, 12))) == (9, *IMAGE)
+        assert transform.inverse_shape(torch.Size((9, *IMAGE))) == (9, 6, 12)
+        with pytest.raises(ValueError, match=r"takes data of shape \(batch, "):
+            transform.inverse_shape(torch.Size((9, 1, 2, 3)))
+
+    def test_in_compositions(self, layer, base):
+        transform, x = mb.to_torch_transform(layer), torch.rand(4, 3, 6)
+        squash = SigmoidTransform()
+        model = TransformedDistribution(base, [transform, squash])
+        y = squash.inv(x)
+        want = TransformedDistribution(base, transform).log_prob(y)
+        want = want - squash.log_abs_det_jacobian(y, x).sum(-1)
+        assert_close(model.log_prob(x), want)
+        there_and_back = ComposeTransform([transform, transform.inv])
+        assert_close(there_and_back(x), x, atol=1e-5, rtol=1e-5)
+        assert_close(there_and_back.inv(x), x, atol=1e-5, rtol=1e-5)
+        batched = IndependentTransform(transform, 1)
+        assert_close(
+            batched.log_abs_det_jacobian(x, batched(x)),
+            layer(x.flatten(0, 1))[1].view(4, 3).sum(1),
+        )
+        with pytest.raises(NotImplementedError, match="no cdf"):
+            TransformedDistribution(base, transform).icdf(x)
 
     def test_actnorm_starts_at_its_first_batch_of_data(self):
         flow = mb.Chain([_lifted_actnorm(), mb.Patchify(IMAGE, 2)])

@@ -4,6 +4,7 @@ from nflows.transforms import Transform as NflowsTransform
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from .._checks import check_context
 from ..flow import Flow, apply_flow, context_features
 from .orientation import check_child
 from .torch_transform import FlowTransform
@@ -53,6 +54,7 @@ def from_nflows(transform: NflowsTransform, *, context_features: int | None = No
 
     Raises:
         TypeError: what is not a transform of nflows.
+        ValueError: from the flow, a context that is missing or of another shape.
 
     Example:
         >>> from nflows.transforms import MaskedAffineAutoregressiveTransform
@@ -145,7 +147,7 @@ def _find_context_features(transform: NflowsTransform) -> int | None:
             sizes.add(module.context_features)
         package = type(module).__module__.partition(".")[0]
         # A context of channels, for convolutions, is not one of features.
-        own = package in ("torch", "nflows", "normflows", __package__)
+        own = package in ("torch", "nflows", "normflows", "mixer_bijectors")
         if not own or getattr(module, "context_channels", None):
             return None
     return max(sizes)
@@ -192,7 +194,14 @@ class _TransformAsFlow(Flow):
         self.context_features = context_features
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return apply_flow(self.transform, z, context, inverse=True)
+        return apply_flow(self.transform, z, self._checked(context, z), inverse=True)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return apply_flow(self.transform, x, context)
+        return apply_flow(self.transform, x, self._checked(context, x))
+
+    def _checked(self, context: Tensor | None, x: Tensor) -> Tensor | None:
+        # nflows takes no context for one of zeros, and broadcasts a single one.
+        if not self.context_features:
+            return context
+        name = type(self.transform).__name__
+        return check_context(name, context, x.shape[0], self.context_features)

@@ -60,9 +60,17 @@ class FlowTransform(Transform, nn.Module):
     def inv(self) -> Transform:
         inverse: Transform | None = self._inv
         if inverse is None:
+            inverse = _InverseFlowTransform(self)
             # Not as a child of the module, since this is a child of the inverse.
-            inverse = self.__dict__["_inv"] = _InverseFlowTransform(self)
+            self.__dict__["_inv"] = inverse
         return inverse
+
+    @property
+    def sign(self) -> int:
+        raise NotImplementedError(
+            "to_torch_transform: a flow does not tell whether it increases, so that its "
+            "distribution has no cdf and no icdf"
+        )
 
     def with_cache(self, cache_size: int = 1) -> Transform:
         if cache_size == self._cache_size:
