@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "fitting_parser",
     "peak_memory",
     "print_table",
+    "synchronize",
     "time_in_turn",
     "timing_parser",
     "write_json",
@@ -58,6 +60,12 @@ class Runs:
         return self.results[key]
 
 
+def synchronize() -> None:
+    """Wait until a GPU, if one is in use, has done what it was told: calls return before."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def time_in_turn(
     sides: Mapping[str, Callable[[], object]], repeats: int = 30, warmup: int = 5
 ) -> dict[str, float]:
@@ -65,15 +73,22 @@ def time_in_turn(
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(warmup + repeats):
         for name, run in sides.items():
+            synchronize()
             start = time.perf_counter()
             run()
+            synchronize()
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - start)
     return {name: median(values) for name, values in seconds.items()}
 
 
-def peak_memory(run: Callable[[], object]) -> int:
+def peak_memory(run: Callable[[], object], device: str = "cpu") -> int:
     """Most bytes of tensors that `run` held at once, beyond what was there before."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         run()
     held = peak = 0

@@ -34,7 +34,7 @@ PRESETS: dict[str, Callable[..., mb.MixerFlow]] = {
     "KANLayer": mb.presets.kan_layer,
     "MAF hybrid": partial(mb.presets.maf_hybrid, hidden_features=48, num_blocks=1),
     "residual": partial(mb.presets.residual, hidden_features=48),
-    "FFJORD": partial(mb.presets.ffjord, hidden_features=48),
+    "FFJORD": partial(mb.presets.ffjord, hidden_features=48, tol=1e-3),
 }
 
 

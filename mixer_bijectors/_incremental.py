@@ -13,30 +13,38 @@ from normflows.nets import made as normflows_made
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._equations import has_hooks, is_as_defined
 from .autoregressive import Autoregressive
 
 __all__ = ["solve_incrementally", "supports"]
 
-# Exactly these: a subclass may do anything.
-_FOREIGN = (
-    normflows_affine.MaskedAffineAutoregressive,
-    normflows_spline.MaskedPiecewiseRationalQuadraticAutoregressive,
-    nflows_autoregressive.MaskedAffineAutoregressiveTransform,
-    nflows_autoregressive.MaskedPiecewiseLinearAutoregressiveTransform,
-    nflows_autoregressive.MaskedPiecewiseQuadraticAutoregressiveTransform,
-    nflows_autoregressive.MaskedPiecewiseCubicAutoregressiveTransform,
-    nflows_autoregressive.MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
-)
+# Exactly these, as they were defined: a subclass may do anything.
+_STEPS = {
+    layer: layer._elementwise_inverse
+    for layer in (
+        normflows_affine.MaskedAffineAutoregressive,
+        normflows_spline.MaskedPiecewiseRationalQuadraticAutoregressive,
+        nflows_autoregressive.MaskedAffineAutoregressiveTransform,
+        nflows_autoregressive.MaskedPiecewiseLinearAutoregressiveTransform,
+        nflows_autoregressive.MaskedPiecewiseQuadraticAutoregressiveTransform,
+        nflows_autoregressive.MaskedPiecewiseCubicAutoregressiveTransform,
+        nflows_autoregressive.MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
+    )
+}
+_STEPS[Autoregressive] = Autoregressive._params
 _NETS = (normflows_made.MADE, nflows_made.MADE)
-_PARTS = (
-    *_NETS,
-    *(getattr(made, name) for made in (normflows_made, nflows_made) for name in (
-        "MaskedLinear", "MaskedFeedforwardBlock", "MaskedResidualBlock",
-    )),
-    nn.BatchNorm1d,
-    nn.Linear,
-    nn.ModuleList,
-)  # fmt: skip
+_PARTS = {
+    part: part.forward
+    for part in (
+        *_NETS,
+        *(getattr(made, name) for made in (normflows_made, nflows_made) for name in (
+            "MaskedLinear", "MaskedFeedforwardBlock", "MaskedResidualBlock",
+        )),
+        nn.BatchNorm1d,
+        nn.Linear,
+        nn.ModuleList,
+    )
+}  # fmt: skip
 
 # Degrees for which one product of matrices collects what they read of all those before, as
 # that is faster than a product for each of them.
@@ -48,7 +56,9 @@ _Pieces = Generator[Tensor, Tensor, None]
 
 def supports(layer: Any, features: int) -> bool:
     """Whether all that is in a layer of so many features works on one of them as well."""
-    if type(layer) is not Autoregressive and type(layer) not in _FOREIGN:
+    name = "_params" if isinstance(layer, Autoregressive) else "_elementwise_inverse"
+    step = getattr(type(layer), name, None)
+    if _STEPS.get(type(layer)) is not step or not is_as_defined(layer, type(layer).forward):
         return False
     # Circular splines have tails of their own for each feature.
     tails, bound = getattr(layer, "tails", None), getattr(layer, "tail_bound", None)
@@ -62,14 +72,14 @@ def supports(layer: Any, features: int) -> bool:
 
 
 def _is_known(module: nn.Module) -> bool:
-    if module._forward_hooks or module._forward_pre_hooks:
+    if has_hooks(module):
         return False
     if isinstance(module, nn.BatchNorm1d) and module.training:
         return False
+    if type(module) in _PARTS:
+        return is_as_defined(module, _PARTS[type(module)])
     # What holds nothing is an activation, or dropout.
-    return type(module) in _PARTS or not any(
-        (module._parameters, module._buffers, module._modules)
-    )
+    return not any((module._parameters, module._buffers, module._modules))
 
 
 def solve_incrementally(
@@ -82,14 +92,18 @@ def solve_incrementally(
     degree, once and for all: together they cost one pass of the net.
     """
     if isinstance(layer, Autoregressive):
-        _, context = layer._check(y, context)
+        context = layer.check(y, context, inverse=False)
     with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
-        net = _in_pieces(_net(layer), len(y), context)
+        net = _in_pieces(_net(layer), y.shape[0], context)
         step = _of_one_feature(layer)
         x = y[:, :0]
-        columns, log_dets = [], []
+        columns: list[Tensor] = []
+        log_dets = []
         for column in y[:, order].split(1, dim=1):
-            x, log_det = step(column, net(x, context))
+            params = net(x, context)
+            if not columns and isinstance(layer, Autoregressive) and layer.first is not None:
+                params = params + layer.first(context)
+            x, log_det = step(column, params)
             columns.append(x)
             log_dets.append(log_det)
         x = torch.cat(columns, dim=1)[:, order.argsort()]
@@ -158,7 +172,8 @@ def _in_pieces(net: Any, batch: int, context: Tensor | None) -> Callable[..., Te
             parts["linear_layers"] = [masked(linear, first, first) for linear in linears]
             parts["batch_norm_layers"] = [_start(_batch_norm(norm, first)) for norm in norms]
         else:
-            outputs = units(block)
+            # The block's own degrees are no buffer, and stay where it was built.
+            outputs = units(block.linear)
             parts["linear"] = masked(block.linear, hidden, outputs)
             if block.batch_norm is not None:
                 parts["batch_norm"] = _start(_batch_norm(block.batch_norm, hidden))

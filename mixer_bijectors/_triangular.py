@@ -17,7 +17,7 @@ Step = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 def solve(
     step: Step,
     start: Tensor,
-    order: Tensor,
+    order: Tensor | None,
     tol: float,
     max_iter: int | None = None,
     solve_rows: Callable[[Tensor], tuple[Tensor, ...]] | None = None,
@@ -28,18 +28,19 @@ def solve(
     i entries whatever the others are. A row has converged when no entry changes by more than
     `tol` times its size, or times 1 if it is smaller. Rows that are not finite on the way, and
     those left over after `max_iter` passes, are solved entry by entry: by `solve_rows`, from
-    their numbers in the batch, or else with a step for each entry.
+    their numbers in the batch, or else with a step for each entry. Where the order is not
+    known, they take as many steps as there are entries, which settle them in any order.
 
     Returns what the last pass of each row returned. One look at the host for each pass.
     """
     features = start.shape[1]
     limit = features if max_iter is None else min(max_iter, features)
-    rows = torch.arange(len(start), device=start.device)
+    rows = torch.arange(start.shape[0], device=start.device)
     x = start
     results: tuple[Tensor, ...] = (start,)
     left_over: list[Tensor] = []
     passes = 0
-    while len(rows) and passes < limit:
+    while rows.shape[0] and passes < limit:
         passes += 1
         new, *rest = step(x, rows)
         results = _write(results, rows, (new, *rest))
@@ -50,7 +51,7 @@ def solve(
         if num_broken:
             left_over.append(rows[broken])
         # A few rows that have converged cost less than leaving them out.
-        if num_broken or 8 * num_going <= 7 * len(rows) or passes == limit:
+        if num_broken or 8 * num_going <= 7 * rows.shape[0] or passes == limit:
             rows, x = rows[going], new[going]
         else:
             x = new
@@ -59,33 +60,39 @@ def solve(
     if left_over:
         # Sorted: as many rows as the batch has are the batch.
         rows = torch.cat(left_over).sort().values
-        if len(rows):
-            if solve_rows is None:
+        if rows.shape[0]:
+            if solve_rows is not None:
+                found = solve_rows(rows)
+            elif order is not None:
                 found = _solve_in_order(step, start[rows], rows, order)
             else:
-                found = solve_rows(rows)
+                found = _repeat(step, start[rows], rows)
             results = _write(results, rows, found)
     return results, passes
 
 
-def solve_unchecked(step: Step, start: Tensor, passes: int) -> tuple[Tensor, ...]:
-    """The same by a fixed number of passes, without a look at any value."""
-    rows = torch.arange(len(start), device=start.device)
-    results: tuple[Tensor, ...] = (start,)
-    for _ in range(passes):
-        results = step(results[0], rows)
-    return results
+def solve_unchecked(step: Step, start: Tensor) -> tuple[Tensor, ...]:
+    """The same by as many passes as there are entries, without a look at any value."""
+    return _repeat(step, start, torch.arange(start.shape[0], device=start.device))
 
 
-def differentiable(step: Step, x: Tensor, order: Tensor, tol: float) -> tuple[Tensor, Tensor]:
-    """The solution and its log_det with the gradients of the implicit function.
+def differentiable(
+    step: Step, x: Tensor, log_det: Tensor, order: Tensor | None, tol: float
+) -> tuple[Tensor, Tensor]:
+    """The solution and its log_det with the gradients of the implicit function, if any.
 
     From x = f(x, theta) follows dx = (1 - f_x)^-1 f_theta dtheta. So what reaches x from behind
     is multiplied by the transpose of the inverse, which is another fixed point,
     u = v + f_x^T u, in which each entry reads only those after it.
+
+    Whether any are asked for is seen from a step, since not all that asks for them need be a
+    parameter: replicas of `DataParallel` have none.
     """
     events = tuple(range(1, x.dim()))
-    rows = torch.arange(len(x), device=x.device)
+    rows = torch.arange(x.shape[0], device=x.device)
+    new, new_log_det = step(x, rows)
+    if not (new.requires_grad or new_log_det.requires_grad):
+        return x, log_det
     at = x.detach().requires_grad_()
     again, _ = step(at, rows)
 
@@ -101,27 +108,34 @@ def differentiable(step: Step, x: Tensor, order: Tensor, tol: float) -> tuple[Te
         v = v / size.where(size > 0, 1.0)
 
         def adjoint_step(u: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-            full = u if len(u) == len(v) else torch.zeros_like(v).index_copy(0, rows, u)
+            full = u if u.shape == v.shape else torch.zeros_like(v).index_copy(0, rows, u)
             (product,) = torch.autograd.grad(
                 again, at, full, retain_graph=True, materialize_grads=True
             )
             new = v + product
-            return (new if len(u) == len(v) else new[rows],)
+            return (new if u.shape == v.shape else new[rows],)
 
         if is_concrete(v):
-            (u,), _ = solve(adjoint_step, v, order.flip(0), tol)
+            (u,), _ = solve(adjoint_step, v, None if order is None else order.flip(0), tol)
         else:
-            (u,) = solve_unchecked(adjoint_step, v, v.shape[1])
+            (u,) = solve_unchecked(adjoint_step, v)
         return u * size
 
     # A net would spread what is not finite over the features before it.
     finite = x.isfinite().all(events, keepdim=True)
-    x = torch.where(finite, step(x, rows)[0], x)
+    x = torch.where(finite, new, x)
     if again.requires_grad:
         x.register_hook(solve_adjoint)
     log_det = step(x, rows)[1]
     # Another tensor, whose own gradient is what reaches it.
     return x.view_as(x), log_det
+
+
+def _repeat(step: Step, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+    results: tuple[Tensor, ...] = (x,)
+    for _ in range(x.shape[1]):
+        results = step(results[0], rows)
+    return results
 
 
 def _solve_in_order(step: Step, x: Tensor, rows: Tensor, order: Tensor) -> tuple[Tensor, ...]:
@@ -138,6 +152,6 @@ def _write(
     results: tuple[Tensor, ...], rows: Tensor, new: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """Results with new ones in some rows; the first write is of all rows."""
-    if len(rows) == len(results[0]):
+    if rows.shape[0] == results[0].shape[0]:
         return new
     return tuple(old.index_copy(0, rows, value) for old, value in zip(results, new))

@@ -114,7 +114,7 @@ def sample_in_windows(
         new = torch.addcmul(shift, z.narrow(1, done, length), log_scale.exp())
         log_scales.narrow(1, done, length).copy_(log_scale)
         work.calls += 1
-        work.patches += length * len(x) / batch
+        work.patches += length * x.shape[0] / batch
         guessed = x.narrow(1, done, length)
         if length == 1:
             guessed.copy_(new)
@@ -129,9 +129,9 @@ def sample_in_windows(
         broken = ~new[:, advance - 1 : advance].isfinite().all(2, keepdim=True)
         x[:, done + advance : end] = torch.where(broken, torch.nan, _tame(new[:, advance:]))
         done += advance
-        window.update(len(x), length, advance)
+        window.update(x.shape[0], length, advance)
         # A few samples that are finished cost less than leaving them out.
-        if done < num_patches and 8 * num_finished >= len(x):
+        if done < num_patches and 8 * num_finished >= x.shape[0]:
             for result, values in zip(results, (x, log_scales)):
                 _write(result, rows, values)
             going = finished.logical_not().nonzero().squeeze(1)

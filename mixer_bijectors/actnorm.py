@@ -1,17 +1,17 @@
 """Activation normalisation."""
 
-from typing import Any
+import warnings
 
 import torch
 from torch import Tensor, distributed, nn
 
-from ._checks import check_input
-from .flow import Flow
+from ._checks import is_readable
+from .bijection import Bijection
 
 __all__ = ["ActNorm"]
 
 
-class ActNorm(Flow):
+class ActNorm(Bijection):
     r"""Scale and shift of each feature, set to normalise the first training batch.
 
     .. math:: x = z \, e^{s} + t
@@ -25,11 +25,19 @@ class ActNorm(Flow):
     Args:
         features: number of features.
 
+    Attributes:
+        warns: whether to warn of evaluation before the first batch, which turns it off. What
+            evaluates a model before it trains it, to see that it can, turns it off too.
+
     Shapes: (batch, features) in and out, log_det (batch,).
 
     Raises:
         TypeError: the input is not floating point.
         ValueError: the input is not of shape (batch, features).
+
+    Warns:
+        UserWarning: evaluation mode before the first batch, once, where the layer is still the
+            identity.
 
     References:
         Kingma and Dhariwal, Glow, 2018, section 3.1 (https://arxiv.org/abs/1807.03039)
@@ -42,31 +50,33 @@ class ActNorm(Flow):
     """
 
     def __init__(self, features: int) -> None:
-        super().__init__()
+        super().__init__((features,))
         self.features = features
         self.log_scale = nn.Parameter(torch.zeros(features))
         self.shift = nn.Parameter(torch.zeros(features))
-        self.register_buffer("initialized", torch.tensor(False))
+        # 0 or 1, as a number that can be averaged.
+        self.register_buffer("initialized", torch.tensor(0.0))
         # Mirrors the buffer, so that no forward pass has to wait for the device to read it.
         self._initialized = False
+        self.warns = True
+        self.register_load_state_dict_post_hook(_mirror)
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_input("ActNorm", z, self.features, like=self.shift)
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
         if self._awaits_first_batch():
-            self._initialize(z, inverse=False)
-        x = torch.addcmul(self.shift, z.to(self.shift.dtype), self.log_scale.exp())
-        return x.to(z.dtype).contiguous(), self.log_scale.sum().to(z.dtype).repeat(len(z))
-
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_input("ActNorm", x, self.features, like=self.shift)
-        if self._awaits_first_batch():
-            self._initialize(x, inverse=True)
-        scale = (-self.log_scale).exp()
-        z = torch.addcmul(-self.shift * scale, x.to(scale.dtype), scale)
-        return z.to(x.dtype).contiguous(), -self.log_scale.sum().to(x.dtype).repeat(len(x))
+            self._initialize(x, inverse=inverse)
+        given, log_det = x.to(self.shift.dtype), self.log_scale.sum()
+        if inverse:
+            scale = (-self.log_scale).exp()
+            return torch.addcmul(-self.shift * scale, given, scale), -log_det
+        return torch.addcmul(self.shift, given, self.log_scale.exp()), log_det
 
     def _awaits_first_batch(self) -> bool:
-        if self._initialized or not self.training:
+        if self._initialized:
+            return False
+        if not self.training:
+            self._warn_of_identity()
             return False
         # Read once more before the first batch: the buffer may have come from another rank,
         # or from the model that this one averages.
@@ -74,9 +84,26 @@ class ActNorm(Flow):
             self._initialized = bool(self.initialized)
         return not self._initialized
 
+    def _warn_of_identity(self) -> None:
+        """Warn once where evaluation comes first; buffers of other devices are not read."""
+        tensors = (self.initialized, self.log_scale, self.shift)
+        on_cpu = self.initialized.device.type == "cpu"
+        if torch.compiler.is_compiling() or not self.warns or self.initialized.is_meta:
+            return
+        if on_cpu and not all(map(is_readable, tensors)):
+            return
+        self.warns = False
+        if on_cpu and any(bool(tensor.any()) for tensor in tensors):
+            return  # Something else than a first batch has set them.
+        warnings.warn(
+            "ActNorm: used in evaluation mode before its first batch in training mode, so it "
+            "is the identity; train it first, or load parameters that were trained",
+            stacklevel=2,
+        )
+
     @torch.no_grad()
     def _initialize(self, batch: Tensor, *, inverse: bool) -> None:
-        if len(batch) == 0 and not _is_distributed():
+        if batch.shape[0] == 0 and not _is_distributed():
             return
         batch = batch.to(torch.promote_types(self.shift.dtype, torch.float32))
         finite = batch.isfinite()
@@ -92,16 +119,14 @@ class ActNorm(Flow):
         else:
             self.shift.copy_(-mean * (-log_std).exp())
             self.log_scale.copy_(-log_std)
-        self.initialized.fill_(True)
+        self.initialized.fill_(1.0)
         self._initialized = True
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        initialized = state_dict.get(prefix + "initialized")
-        if initialized is not None and not initialized.is_meta:
-            self._initialized = bool(initialized)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+def _mirror(layer: nn.Module, _: object) -> None:
+    """Read anew whether there was a first batch, after a state_dict was loaded."""
+    if isinstance(layer, ActNorm) and not layer.initialized.is_meta:
+        layer._initialized = bool(layer.initialized)
 
 
 def _is_distributed() -> bool:

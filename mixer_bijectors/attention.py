@@ -189,8 +189,8 @@ class TransformerAutoregressive(Bijection):
             method: 'sequential' for one patch at a time; 'parallel' for windows of patches at
                 once, iterated until they settle; 'auto' for the same, down to one patch at a
                 time where windows do not pay. Windows look at the host once for each pass.
-                Where values cannot be looked at (on the meta device, under torch.compile and
-                torch.func), the net runs over all patches once for each patch.
+                Where values cannot be looked at (on the meta device, under torch.compile,
+                torch.func and tracing), the net runs over all patches once for each patch.
             guidance: push samples away from a weaker prediction.
         """
         if method not in METHODS:
@@ -214,7 +214,7 @@ class TransformerAutoregressive(Bijection):
 
         inputs = [t for t in (z, context, *self.net.parameters()) if t is not None]
         if not all(map(is_concrete, inputs)):
-            x, log_det = solve_unchecked(step, torch.zeros_like(wide), self.num_patches)
+            x, log_det = solve_unchecked(step, torch.zeros_like(wide))
             return self._order(x), log_det
         # What float32 can tell apart, float64 can tell apart that much closer.
         finer = min(1.0, torch.finfo(z.dtype).eps / torch.finfo(torch.float32).eps)
@@ -226,9 +226,9 @@ class TransformerAutoregressive(Bijection):
         x, log_det = x.clone(), log_det.clone()  # which are ordinary tensors again
         self.last_calls = work.calls
         self.last_passes = work.patches / (self.num_patches - 1)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+        if torch.is_grad_enabled():
             order = torch.arange(self.num_patches, device=z.device)
-            x, log_det = differentiable(step, x, order, tol)
+            x, log_det = differentiable(step, x, log_det, order, tol)
         return self._order(x), log_det
 
     def _read(self, x: Tensor) -> Tensor:
@@ -273,8 +273,10 @@ class _Prediction:
             temperature[1] = guidance.attention_temperature
             self.temperature = temperature.flatten(0, 1)
         parts = ("shift",) if self.volume_preserving else ("scale", "shift")
-        chosen = torch.tensor([part in guidance.guide for part in parts], device=x.device)
-        weight = (guidance.weight * chosen.to(x.dtype)).repeat_interleave(x.shape[2])
+        # Filled on the device: to copy a list there would synchronise.
+        weight = torch.cat(
+            [x.new_full(x.shape[2:], guidance.weight * (p in guidance.guide)) for p in parts]
+        )
         if guidance.annealed:
             share = torch.linspace(0, 1, x.shape[1], dtype=x.dtype, device=x.device)
             weight = share[1:, None] * weight

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from normflows.flows import Flow
 from torch import Tensor
 
@@ -119,7 +118,7 @@ class Bijection(Flow):
     ) -> tuple[Tensor, Tensor]:
         context = self.check(x, context, inverse=inverse)
         y, log_det = self.transform(x, context, inverse=inverse)
-        # Contiguous, since users flatten results by `view`, whatever steps led to them.
+        # Contiguous, since users flatten results with view.
         return y.to(x.dtype).contiguous(), complete_log_det(type(self).__name__, x, log_det)
 
 
@@ -139,7 +138,7 @@ def complete_log_det(name: str, x: Tensor, log_det: Tensor | float) -> Tensor:
         return log_det.to(x)
     if log_det.numel() != 1 or log_det.dim() > 1:
         raise ValueError(
-            f"{name} returned a log_det of shape {tuple(log_det.shape)} for a batch of {batch}; "
-            f"expected ({batch},)"
+            f"{name} returned a log_det of shape {tuple(log_det.shape)} for a batch of "
+            f"{batch}; expected ({batch},)"
         )
     return log_det.to(x).expand(batch).contiguous()

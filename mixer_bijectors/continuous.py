@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._checks import check_builder, check_conditioned
-from .flow import Flow, no_autocast
+from ._checks import check_builder, is_traced
+from .bijection import Bijection
+from .flow import no_autocast
 from .nets import ResidualMLP
 
 __all__ = ["ContinuousFlow"]
 
 
-class ContinuousFlow(Flow):
+class ContinuousFlow(Bijection):
     r"""Flow along a learned velocity field, FFJORD.
 
     .. math:: \frac{dx}{dt} = v(x, t, \mathrm{context}), \qquad x(0) = z, \qquad
@@ -24,9 +25,15 @@ class ContinuousFlow(Flow):
     In training mode the trace is Hutchinson's unbiased estimate with one random sign vector for
     each sample, drawn anew for every call; in evaluation mode it is exact, at the cost of
     `features` derivatives. Dormand and Prince's solver of torchdiffeq adapts its steps to the
-    batch, hence looks at values on the host in every step, does not compile to one graph, and
-    gives results that depend on the rest of the batch within `tol`. Gradients are those of the
-    steps that it took.
+    worst value in the batch, hence looks at values on the host in every step, does not compile
+    to one graph, cannot be traced or exported, and gives results that depend on the rest of the
+    batch within its error. Gradients are those of the steps that it took.
+
+    `tol` bounds the error of a step, not that of a solution, which later steps stretch. In
+    float32, on round trips of 200 standard normal samples of 6 features, the worst of them errs
+    by 1e-6 where the parameters of the net have a standard deviation of 0.1; by 3e-5 at 0.2,
+    where the flow moves samples by up to 10 (2e-4 with a tolerance of 1e-5, 4e-2 with 1e-3);
+    and at 0.3 by 3e-4 if they move by up to 12, by 1e-2 and more if by hundreds.
 
     Args:
         features: number of features.
@@ -37,7 +44,8 @@ class ContinuousFlow(Flow):
             context_features=...)` where the last input is the time; by default
             `nets.ResidualMLP` with SiLU. It should be smooth, and start at zero for the layer
             to start as the identity.
-        tol: tolerance of the solver, relative and absolute; inverting is as exact as this.
+        tol: tolerance of the solver for the error of a step, relative and absolute, that of the
+            worst value in the batch.
 
     Shapes: (batch, features) in and out, context (batch, context_features), log_det (batch,).
 
@@ -46,7 +54,7 @@ class ContinuousFlow(Flow):
         TypeError: the input is not floating point, or of higher precision than the net.
         ValueError: an input not of shape (batch, features); a context that is missing or not
             of shape (batch, context_features); a tolerance that is not positive.
-        RuntimeError: the velocity is too steep for the tolerance.
+        RuntimeError: the velocity is too steep for the tolerance; tracing or exporting.
 
     References:
         Grathwohl et al., FFJORD, 2018 (https://arxiv.org/abs/1810.01367)
@@ -66,9 +74,9 @@ class ContinuousFlow(Flow):
         num_blocks: int = 1,
         context_features: int = 0,
         net: Callable[..., nn.Module] | None = None,
-        tol: float = 1e-5,
+        tol: float = 1e-6,
     ) -> None:
-        super().__init__()
+        super().__init__((features,), context_features=context_features)
         try:
             import torchdiffeq  # noqa: F401
         except ImportError as error:
@@ -79,7 +87,6 @@ class ContinuousFlow(Flow):
         if not tol > 0:
             raise ValueError(f"ContinuousFlow: tol must be positive, got {tol}")
         self.features = features
-        self.context_features = context_features
         self.tol = tol
         net = net or partial(ResidualMLP, num_blocks=num_blocks, activation=F.silu)
         self.net = net(
@@ -89,22 +96,19 @@ class ContinuousFlow(Flow):
             context_features=context_features,
         )
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._flow(z, context, (0.0, 1.0))
-
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._flow(x, context, (1.0, 0.0))
-
-    def _flow(
-        self, x: Tensor, context: Tensor | None, times: tuple[float, float]
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
         from torchdiffeq import odeint
 
-        dtype, context = check_conditioned(
-            "ContinuousFlow", x, (self.features,), self.net, context, self.context_features
-        )
-        if not len(x):
+        if is_traced() and not torch.compiler.is_dynamo_compiling():  # which breaks its graph
+            raise RuntimeError(
+                "ContinuousFlow: cannot be traced or exported, as its solver chooses steps by "
+                "the values of the batch; run the layer itself"
+            )
+        if not x.shape[0]:
             return x, x.new_zeros(0)
+        dtype = next(self.net.parameters(), x).dtype
         compute = torch.promote_types(dtype, torch.float32)
         # No step is small enough to be more exact than the net is.
         tol = max(self.tol, torch.finfo(dtype).eps)
@@ -118,7 +122,7 @@ class ContinuousFlow(Flow):
 
         def dynamics(time: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             def velocity(y: Tensor) -> Tensor:
-                clocked = torch.cat((y, time.to(y).expand(len(y), 1)), dim=1).to(dtype)
+                clocked = torch.cat((y, time.to(y).expand(y.shape[0], 1)), dim=1).to(dtype)
                 v = self.net(clocked) if context is None else self.net(clocked, context)
                 return v.to(compute)
 
@@ -128,10 +132,11 @@ class ContinuousFlow(Flow):
             try:
                 path, log_det = odeint(
                     dynamics,
-                    (start, start.new_zeros(len(start))),
-                    start.new_tensor(times),
+                    (start, start.new_zeros(start.shape[0])),
+                    start.new_tensor((1.0, 0.0) if inverse else (0.0, 1.0)),
                     rtol=tol,
                     atol=tol,
+                    options={"norm": _largest},
                 )
             except AssertionError as error:
                 raise RuntimeError(
@@ -139,7 +144,12 @@ class ContinuousFlow(Flow):
                     f"({error}); the velocity is too steep or the input too large"
                 ) from error
         y = path[-1].where(finite.unsqueeze(1), torch.nan)
-        return y.to(x.dtype), log_det[-1].where(finite, torch.nan).to(x.dtype)
+        return y, log_det[-1].where(finite, torch.nan)
+
+
+def _largest(state: tuple[Tensor, ...]) -> Tensor:
+    """Where the mean over the batch would hide the errors of a few samples."""
+    return torch.stack([part.abs().amax() for part in state]).amax()
 
 
 def _velocity_and_trace(

@@ -29,7 +29,8 @@ def denoise(model: Any, x: Tensor, sigma: float, labels: Tensor | None = None) -
         Images of the shape of `x`, without a gradient of their own.
 
     Raises:
-        ValueError: a `sigma` that is negative.
+        ValueError: a `sigma` that is negative; a model that gives anything but one
+            log-density for each image.
 
     References:
         Zhai et al., Normalizing flows are capable generative models, 2024
@@ -51,5 +52,11 @@ def denoise(model: Any, x: Tensor, sigma: float, labels: Tensor | None = None) -
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone().requires_grad_()
         given = () if labels is None else (labels.clone(),)
-        (score,) = torch.autograd.grad(model.log_prob(x, *given).sum(), x)
+        log_prob = model.log_prob(x, *given)
+        if log_prob.shape != x.shape[:1]:
+            raise ValueError(
+                f"denoise: {type(model).__name__} gave log-densities of shape "
+                f"{tuple(log_prob.shape)}, expected {tuple(x.shape[:1])}, one for each image"
+            )
+        (score,) = torch.autograd.grad(log_prob.sum(), x)
         return x.detach() + sigma**2 * score

@@ -11,6 +11,7 @@ import torch
 from normflows.flows import Flow
 from torch import Tensor, nn
 
+from ._alternation import warn_unless_alternating
 from .bijection import Bijection, Shape, complete_log_det
 
 __all__ = [
@@ -55,18 +56,18 @@ def context_features(flow: nn.Module) -> int | None:
     for module in flow.modules():
         layer = getattr(module, "context_layer", None)
         size = getattr(layer, "in_features", None) or getattr(module, "context_features", None)
-        if isinstance(size, int):
-            return size
+        if size:
+            return int(size)
     return 0 if _package(flow) == "normflows" else None
 
 
 def event_shapes(flow: nn.Module) -> tuple[Shape | None, Shape | None]:
     """Shapes of the latents and of the data of a flow; None where it does not declare them."""
-    flow = _wrapped(flow)
-    if isinstance(flow, Bijection):
-        return flow.latent_shape, flow.event_shape
-    if type(flow) is nf.flows.Reverse:
-        return event_shapes(flow.flow)[::-1]
+    declared: Any = _wrapped(flow)
+    if hasattr(declared, "event_shape"):
+        return declared.latent_shape, declared.event_shape
+    if type(declared) is nf.flows.Reverse:
+        return event_shapes(declared.flow)[::-1]
     return None, None
 
 
@@ -168,6 +169,7 @@ class Chain(Bijection):
         super().__init__(event_shape, context_features=_chain_context(name, flows))
         self.latent_shape = latent_shape  # which may be known where the other is not
         self.flows = nn.ModuleList(flows)
+        warn_unless_alternating(self.flows, name=name, stacklevel=2)
 
     def transform(
         self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False

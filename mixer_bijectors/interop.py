@@ -1,24 +1,24 @@
 """Bridges to nflows, and to torch.distributions and what builds on it."""
 
-from math import prod
-from typing import Any
-
-import torch
 from nflows.transforms import Transform as NflowsTransform
-from torch import Tensor
-from torch.distributions import constraints
-from torch.distributions.transforms import Transform as TorchTransform
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
-from .flow import Flow, apply_flow
+from ._orientation import check_child
+from ._torch_transform import FlowTransform
+from .flow import Flow, apply_flow, context_features
 
 __all__ = ["from_nflows", "to_nflows", "to_torch_transform"]
+
+register_module_module_registration_hook(check_child)
 
 
 def to_nflows(flow: Flow) -> NflowsTransform:
     """A flow, ours or of normflows, as an `nflows.transforms.Transform`.
 
     nflows runs the other way: its `forward` maps data to noise. Parameters are shared, and
-    context is handed on to a flow that takes one. `from_nflows` gives the flow back.
+    context is handed on to a flow that takes one. `from_nflows` gives the flow back. Without
+    it, a flow among transforms of nflows would run backwards, and is refused.
 
     Args:
         flow: maps (batch, ...) to (batch, ...) either way.
@@ -40,7 +40,7 @@ def to_nflows(flow: Flow) -> NflowsTransform:
     return _FlowAsTransform(flow)
 
 
-def from_nflows(transform: NflowsTransform) -> Flow:
+def from_nflows(transform: NflowsTransform, *, context_features: int | None = None) -> Flow:
     """An `nflows.transforms.Transform` as a flow of normflows.
 
     Parameters are shared. `InverseNotAvailable`, where the transform cannot sample, and
@@ -48,6 +48,8 @@ def from_nflows(transform: NflowsTransform) -> Flow:
 
     Args:
         transform: maps data to noise.
+        context_features: size of the context that the transform reads, where it holds other
+            nets than those of nflows, which know theirs.
 
     Raises:
         TypeError: what is not a transform of nflows.
@@ -66,7 +68,9 @@ def from_nflows(transform: NflowsTransform) -> Flow:
         raise TypeError(
             f"from_nflows: expected a transform of nflows, got {type(transform).__name__}"
         )
-    return _TransformAsFlow(transform)
+    if context_features is None:
+        context_features = _find_context_features(transform)
+    return _TransformAsFlow(transform, context_features)
 
 
 def to_torch_transform(
@@ -76,27 +80,34 @@ def to_torch_transform(
     latent_event_dim: int | None = None,
     context: Tensor | None = None,
     cache_size: int = 0,
-) -> TorchTransform:
+) -> FlowTransform:
     """A flow as a `torch.distributions.Transform` from latent to data.
 
     So `TransformedDistribution(base, to_torch_transform(flow))` samples and has densities, and
-    so have pyro's and zuko's distributions; zuko's want the `.inv` of it. The last value that
-    went through is remembered, so that a sample's density costs nothing more.
+    so have pyro's and zuko's distributions; zuko's want the `.inv` of it. It is a
+    `torch.nn.Module` that holds the flow, and two transforms of one flow are equal.
 
     Args:
-        flow: the flow; its parameters stay in it, for an optimiser to find.
+        flow: the flow, whose parameters are shared.
         event_dim: number of dimensions of one event of data: 1 for vectors, 2 for matrices, 3
             for images. All dimensions before are batch, and any number of them.
         latent_event_dim: that of the latents, where it is another: 2 for `Patchify`.
-        context: for a conditional flow, of shape (..., context_features), which broadcasts
-            over the batch.
-        cache_size: 1 to remember the last value that went through, as transforms of torch do,
-            so that the density of a sample takes no inverse. It is forgotten when a parameter
-            changes, and when gradients are wanted of what was made without.
+        context: for a conditional flow, of shape (..., context_features). All dimensions but
+            the last are a batch shape, which broadcasts with that of values and distributions.
+        cache_size: 1 to remember the last pass, as transforms of torch do, so that the density
+            of a sample takes no inverse. It counts for the same tensor, with the same numbers
+            in it and in all parameters, buffers and the context, and with gradients enabled as
+            they were; that is compared on each use, which waits for a GPU. With 0 nothing is
+            compared: the log-determinant of a pass is kept for one call of
+            `log_abs_det_jacobian` with its very two tensors, so that a density is one pass.
+            Results with a graph are returned once, for one backward pass.
+            Nothing is kept in torch.compile, nor with 1 in torch.func.
 
     Raises:
-        TypeError: what is not a flow; of a model, take `mb.Chain(model.flows)`.
-        ValueError: events of no dimension; a context that does not broadcast.
+        TypeError: what is not a flow; of a model, take `mb.Chain(model.flows)`. A context that
+            is not a floating point tensor.
+        ValueError: events of no dimension, or of another shape than the flow declares; a
+            context that no layer reads, of another size, or that does not broadcast.
 
     Example:
         >>> from torch.distributions import Independent, Normal, TransformedDistribution
@@ -109,7 +120,9 @@ def to_torch_transform(
     dims = (event_dim if latent_event_dim is None else latent_event_dim, event_dim)
     if min(dims) < 1:
         raise ValueError(f"to_torch_transform: events must have dimensions, got {min(dims)}")
-    return _FlowAsTorchTransform(flow, dims, context, cache_size)
+    if context is not None:
+        _check_context(flow, context)
+    return FlowTransform(flow, dims, context, cache_size)
 
 
 def _check_flow(function: str, flow: object) -> None:
@@ -118,6 +131,45 @@ def _check_flow(function: str, flow: object) -> None:
         raise TypeError(
             f"{function}: expected a flow of normflows, got {type(flow).__name__}; of a model, "
             "take mixer_bijectors.Chain(model.flows)"
+        )
+
+
+def _find_context_features(transform: NflowsTransform) -> int | None:
+    """Size of the context that nets of nflows, and flows in adapters, read; None for others."""
+    sizes = {0}
+    for module in transform.modules():
+        layer = getattr(module, "context_layer", None)
+        if isinstance(layer, nn.Linear):
+            sizes.add(layer.in_features)
+        elif getattr(module, "context_features", None):
+            sizes.add(module.context_features)
+        package = type(module).__module__.partition(".")[0]
+        # A context of channels, for convolutions, is not one of features.
+        own = package in ("torch", "nflows", "normflows", __package__)
+        if not own or getattr(module, "context_channels", None):
+            return None
+    return max(sizes)
+
+
+def _check_context(flow: Flow, context: object) -> None:
+    if not (isinstance(context, Tensor) and context.is_floating_point() and context.dim()):
+        what = type(context).__name__
+        if isinstance(context, Tensor):
+            what = f"{context.dtype} of shape {tuple(context.shape)}"
+        raise TypeError(
+            "to_torch_transform: context must be a floating point tensor of shape "
+            f"(..., context_features), got {what}"
+        )
+    if all(context_features(module) == 0 for module in flow.modules()):
+        raise ValueError(
+            f"to_torch_transform: got a context, but no layer of {type(flow).__name__} reads "
+            "one; build the layers with context_features, or leave context out"
+        )
+    features = context_features(flow)
+    if features and features != context.shape[-1]:
+        raise ValueError(
+            f"to_torch_transform: expected a context of shape (..., {features}), got "
+            f"{tuple(context.shape)}"
         )
 
 
@@ -134,120 +186,13 @@ class _FlowAsTransform(NflowsTransform):
 
 
 class _TransformAsFlow(Flow):
-    def __init__(self, transform: NflowsTransform) -> None:
+    def __init__(self, transform: NflowsTransform, context_features: int | None) -> None:
         super().__init__()
         self.transform = transform
+        self.context_features = context_features
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return apply_flow(self.transform, z, context, inverse=True)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return apply_flow(self.transform, x, context)
-
-
-class _FlowAsTorchTransform(TorchTransform):
-    bijective = True
-
-    def __init__(
-        self,
-        flow: Flow,
-        event_dims: tuple[int, int],
-        context: Tensor | None,
-        cache_size: int,
-    ) -> None:
-        super().__init__(cache_size)
-        self.flow = flow
-        self.event_dims = event_dims
-        self.context = context
-        self.domain, self.codomain = (
-            constraints.independent(constraints.real, dim) for dim in event_dims
-        )
-        self._last: tuple[Any, ...] = (None, None, None)
-        self._state: tuple[Any, ...] = ()
-
-    def with_cache(self, cache_size: int = 1) -> TorchTransform:
-        if cache_size == self._cache_size:
-            return self
-        return type(self)(self.flow, self.event_dims, self.context, cache_size)
-
-    def forward_shape(self, shape: torch.Size) -> torch.Size:
-        return self._shape(shape, inverse=False)
-
-    def inverse_shape(self, shape: torch.Size) -> torch.Size:
-        return self._shape(shape, inverse=True)
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._forget()
-        return super().__getstate__()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self._forget_what_is_stale()
-        return super().__call__(x)
-
-    def _inv_call(self, y: Tensor) -> Tensor:
-        self._forget_what_is_stale()
-        return super()._inv_call(y)
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        self._forget_what_is_stale()
-        last_x, last_y, log_det = self._last
-        if not self._cache_size:
-            # Good for the one use that a density makes of it, and holds no memory after.
-            self._forget()
-        if x is last_x and y is last_y:
-            return log_det
-        return -self._run(y, inverse=True)[1]
-
-    def _call(self, x: Tensor) -> Tensor:
-        y, log_det = self._run(x, inverse=False)
-        self._remember(x, y, log_det)
-        return y
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        x, log_det = self._run(y, inverse=True)
-        self._remember(x, y, -log_det)
-        return x
-
-    def _remember(self, *last: Tensor) -> None:
-        self._last = last
-        self._state = self._current_state()
-
-    def _forget(self) -> None:
-        self._cached_x_y = None, None
-        self._last = None, None, None
-
-    def _forget_what_is_stale(self) -> None:
-        if self._state != self._current_state():
-            self._forget()
-
-    def _current_state(self) -> tuple[Any, ...]:
-        """What the last values depend on, and whether they can be differentiated."""
-        tensors = [*self.flow.parameters(), *self.flow.buffers(), *self._last]
-        return (
-            torch.is_grad_enabled(),
-            self.flow.training,
-            *((t.data_ptr(), t._version) for t in tensors if t is not None),
-        )
-
-    def _run(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        event_dim = self.event_dims[inverse]
-        batch, event = x.shape[: x.dim() - event_dim], x.shape[x.dim() - event_dim :]
-        context = self.context
-        if context is not None:
-            features = context.shape[-1]
-            if torch.broadcast_shapes(context.shape[:-1], batch) != batch:
-                raise ValueError(
-                    f"to_torch_transform: a context of shape {tuple(context.shape)} does not "
-                    f"broadcast over a batch of shape {tuple(batch)}"
-                )
-            context = context.expand(*batch, features).reshape(prod(batch), features)
-        y, log_det = apply_flow(
-            self.flow, x.reshape(prod(batch), *event), context, inverse=inverse
-        )
-        return y.reshape(*batch, *y.shape[1:]), log_det.reshape(batch)
-
-    def _shape(self, shape: torch.Size, inverse: bool) -> torch.Size:
-        if self.event_dims[0] == self.event_dims[1]:
-            return shape
-        with torch.no_grad():
-            return self._run(torch.zeros(shape), inverse)[0].shape

@@ -1,24 +1,24 @@
 """The sequential direction of autoregressive layers: all features at once, or in one pass."""
 
-import copy
 import warnings
 from functools import partial
 from typing import Any
 
 import torch
 from nflows.transforms import Transform as NflowsTransform
-from nflows.transforms import autoregressive as nflows_autoregressive
-from nflows.transforms import made as nflows_made
-from normflows.flows.affine import autoregressive as normflows_autoregressive
-from normflows.nets import made as normflows_made
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ._checks import check_input, is_concrete
+from ._equations import (
+    check_passes_agree,
+    find,
+    masked_once,
+    next_values,
+    order_of,
+)
 from ._incremental import solve_incrementally, supports
 from ._triangular import differentiable, solve, solve_unchecked
-from .autoregressive import Autoregressive
-from .flow import Flow, call_flow
+from .flow import Flow, call_flow, context_features
 
 __all__ = ["ParallelInverse", "accelerate_sampling"]
 
@@ -30,86 +30,92 @@ class _Parallel(nn.Module):
 
     def __init__(self, flow: nn.Module, *, tol: float = 1e-6, max_iter: int | None = None):
         super().__init__()
-        if _find(flow) is None:
+        if find(flow) is None:
             raise TypeError(
-                "ParallelInverse: expected an autoregressive layer, got "
-                f"{type(flow).__name__}; accelerate_sampling(model) finds those inside a model"
+                f"ParallelInverse: {type(flow).__name__} has no sequential direction that is "
+                "known, or has hooks; accelerate_sampling(model) finds the layers of a model "
+                "that can be wrapped"
             )
         if not tol > 0:
             raise ValueError(f"ParallelInverse: tol must be positive, got {tol}")
         if max_iter is not None and max_iter < 1:
             raise ValueError(f"ParallelInverse: max_iter must be at least 1, got {max_iter}")
-        # Not as a submodule, but with all that the layer holds, under the layer's names: so
-        # that whatever goes by names, as checkpoints do, sees no difference.
-        self.__dict__["flow"] = flow
-        self._parameters, self._buffers = flow._parameters, flow._buffers
-        self._modules = flow._modules
-        self._non_persistent_buffers_set = flow._non_persistent_buffers_set
         self.tol = tol
         self.max_iter = max_iter
         self.last_iterations: int | None = None
         self.training = flow.training
+        self.flow = flow
+        # Checkpoints are those of the layer, to go by before and after.
+        self.register_state_dict_post_hook(_save_as_the_layer)
+        self.register_load_state_dict_pre_hook(_load_as_the_layer)
 
-    def train(self, mode: bool = True) -> "_Parallel":
-        self.flow.train(mode)
-        return super().train(mode)
+    def __getattr__(self, name: str) -> Any:
+        """What the layer has: its net, its sizes."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "flow" or name.startswith("_"):
+                raise
+            return getattr(self.flow, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What the layer has and this does not is set there, where it counts."""
+        layer = self.__dict__.get("_modules", {}).get("flow")
+        own = name == "flow" or name in self.__dict__ or hasattr(type(self), name)
+        if own or name.startswith("_") or not hasattr(layer, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(layer, name, value)
+
+    def __copy__(self) -> "_Parallel":
+        # The hooks of the original would live no longer than the original.
+        return type(self)(self.flow, tol=self.tol, max_iter=self.max_iter)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._run("forward", z, context)
+        x, log_det = self._run("forward", z, context)
+        return x.contiguous(), log_det
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._run("inverse", x, context)
+        z, log_det = self._run("inverse", x, context)
+        return z.contiguous(), log_det
 
     def _run(self, direction: str, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        if isinstance(y, Tensor) and y.dim() > 2:  # loops of nflows run over all dimensions
+            return call_flow(self.flow, y, context, inverse=direction == "inverse")
         check_input("ParallelInverse", y, "features")
-        if not len(y):  # which foreign layers cannot reshape
+        if y.shape[0] == 0:  # which layers of normflows and nflows cannot reshape
             return y, y.new_zeros(0)
-        sequential, layer = _find(self.flow) or ("", self.flow)
+        sequential, layer = find(self.flow) or ("", self.flow)
         if direction != sequential:
             return call_flow(self.flow, y, context, inverse=direction == "inverse")
-        _check_passes_agree(layer)
-
-        def given(rows: Tensor) -> tuple[Tensor, Tensor | None]:
-            if len(rows) == len(y):
-                return y, context
-            if context is None or len(context) == 1:
-                return y[rows], context
-            return y[rows], context[rows]
-
-        def step(layer: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-            y, context = given(rows)
-            x, log_det = _next(layer, y, x, context)
-            return x.to(y.dtype), log_det.to(y.dtype)
-
-        def solve_rows(rows: Tensor) -> tuple[Tensor, ...]:
-            return solve_incrementally(layer, *given(rows), order)
-
+        check_passes_agree(layer)
         start = torch.zeros_like(y)
         inputs = [t for t in (y, context, *self.parameters()) if t is not None]
         if not all(map(is_concrete, inputs)):
-            passes = self.max_iter or y.shape[1]
-            x, log_det = solve_unchecked(partial(step, layer), start, passes)
+            x, log_det = solve_unchecked(partial(_step, layer, y, context), start)
             return x, log_det
         # What float32 can tell apart, float64 can tell apart that much closer.
         finer = min(1.0, torch.finfo(y.dtype).eps / torch.finfo(torch.float32).eps)
         tol = self.tol * finer
-        order = _order(layer, y.shape[1], y.device)
-        incremental = supports(layer, y.shape[1])
-        if incremental and self.max_iter is None and _outweighs_calls(layer, y):
-            x, log_det = solve_incrementally(layer, y, context, order)
+        order = order_of(layer, y.shape[1], y.device)
+        solve_rows = None
+        if order is not None and supports(layer, y.shape[1]):
+            solve_rows = partial(_solve_rows, layer, y, context, order)
+        if solve_rows and self.max_iter is None and _outweighs_calls(layer, y):
+            x, log_det = solve_rows(torch.arange(y.shape[0], device=y.device))
             self.last_iterations = 1
         else:
             with torch.no_grad():
                 (x, log_det), self.last_iterations = solve(
-                    partial(step, _masked_once(layer)),
+                    partial(_step, masked_once(layer), y, context),
                     start,
                     order,
                     tol,
                     self.max_iter,
-                    solve_rows if incremental else None,
+                    solve_rows,
                 )
-        if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-            return differentiable(partial(step, layer), x, order, tol)
+        if torch.is_grad_enabled():
+            return differentiable(partial(_step, layer, y, context), x, log_det, order, tol)
         return x, log_det
 
 
@@ -137,25 +143,30 @@ class ParallelInverse(_Parallel, Flow):
       converge within `max_iter`, are solved feature by feature, incrementally where the net is
       a MADE.
 
-    The other direction is that of the layer.
+    The other direction is that of the layer. So are both where its loop is not the one that is
+    solved here, because a method was replaced on the instance, or a hook was put on a layer
+    that is sequential when it is called. Where values cannot be looked at (on the meta device,
+    under torch.compile, torch.func and tracing), as many passes run as there are features,
+    which is exact for all values.
 
     Gradients are those of the implicit function: memory does not grow with the number of
     passes. Second derivatives are not available.
 
-    It has the parameters of the layer, under their names. Passes must agree, so that a net in
-    training mode may hold neither dropout nor batch normalisation.
+    The layer is its child `flow`; its net and sizes are found on the wrapper too. Keys of the
+    state_dict are those of the layer; names of parameters start with `flow.`, and
+    `load_state_dict` takes either. Passes must agree, so that a net in training mode may hold
+    neither dropout nor batch normalisation.
 
     Args:
         flow: `Autoregressive`; of normflows `MaskedAffineAutoregressive`,
             `AutoregressiveRationalQuadraticSpline` and its circular kin; or `from_nflows` of
-            an `AutoregressiveTransform` of nflows.
+            an `AutoregressiveTransform` of nflows. Of subclasses, those that leave the loop
+            over features as it is.
         tol: the change, relative to values above 1, at which a sample has converged in the
             iteration, and in that for gradients; that is in float32 and below, and as much
             smaller in float64 as that is more exact.
         max_iter: number of passes before samples that have not converged are solved feature by
-            feature; by default the number of features. A number asks for the iteration. Where
-            values cannot be looked at (on the meta device, under torch.compile and torch.func),
-            exactly that many passes run.
+            feature; by default the number of features. A number asks for the iteration.
 
     Attributes:
         last_iterations: passes that the last call in the sequential direction took, without
@@ -165,9 +176,11 @@ class ParallelInverse(_Parallel, Flow):
     Shapes: those of the layer.
 
     Raises:
-        TypeError: a layer that is not autoregressive; an input that is not floating point.
+        TypeError: a layer that is not autoregressive, or has a loop of its own; an input that
+            is not floating point.
         ValueError: a tolerance that is not positive, a `max_iter` below 1; an input that is not
-            of shape (batch, features); dropout or batch normalisation in training mode.
+            of shape (batch, features); dropout or batch normalisation in training mode, or
+            batch normalisation without running statistics.
         NotImplementedError: second derivatives.
 
     References:
@@ -195,9 +208,9 @@ class ParallelInverse(_Parallel, Flow):
         super().__init__(flow, tol=tol, max_iter=max_iter)
 
     @property
-    def context_features(self) -> int:
-        """Size of the context, of foreign layers 1 for any: they do not say."""
-        return getattr(self.flow, "context_features", 1)
+    def context_features(self) -> int | None:
+        """Size of the context that the layer reads."""
+        return context_features(self.flow)
 
 
 def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
@@ -205,7 +218,8 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
 
     In place; state_dicts from before and after load into either. Where the density direction
     is the sequential one, as in normflows' `MaskedAffineAutoregressive`, it is densities that
-    become fast. A second call replaces the options. Warns if the model holds no such layer.
+    become fast. A subclass with a loop over features of its own is left as it is. A second call
+    replaces the options. Warns if there was nothing to wrap.
 
     Args:
         model: a model, a layer or any module that holds some.
@@ -214,6 +228,9 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
     Returns:
         The model; if it is itself an autoregressive layer, that layer wrapped.
 
+    Raises:
+        TypeError: what is not a module.
+
     Example:
         >>> base = nf.distributions.DiagGaussian(8)
         >>> flows = [nf.flows.MaskedAffineAutoregressive(8, 16) for _ in range(3)]
@@ -221,66 +238,76 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
         >>> type(model.flows[0]).__name__
         'ParallelInverse'
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"accelerate_sampling: expected a module, got {type(model).__name__}; pass the "
+            "model or layer that holds the parameters"
+        )
     wrapped: dict[nn.Module, nn.Module] = {}
 
     def visit(module: nn.Module) -> nn.Module:
         layer = module.flow if isinstance(module, _Parallel) else module
-        if _find(layer) is not None:
-            if layer not in wrapped:
-                foreign = isinstance(layer, NflowsTransform)
-                wrap = _ParallelTransform if foreign else ParallelInverse
-                wrapped[layer] = wrap(layer, **options)
+        if layer in wrapped:
+            return wrapped[layer]
+        if find(layer) is not None:
+            of_nflows = isinstance(layer, NflowsTransform)
+            wrap = _ParallelTransform if of_nflows else ParallelInverse
+            wrapped[layer] = wrap(layer, **options)
             return wrapped[layer]
         for name, child in module._modules.items():  # named_children names each but once
-            if child is not None:
-                setattr(module, name, visit(child))
+            if child is not None and (new := visit(child)) is not child:
+                setattr(module, name, new)
         return module
 
     model = visit(model)
     if not wrapped:
         warnings.warn(
-            f"accelerate_sampling: {type(model).__name__} holds no autoregressive layer "
-            "to wrap (TransformerAutoregressive samples in parallel by itself)",
+            f"accelerate_sampling: {type(model).__name__} holds no layer to wrap, which is one "
+            "with a known loop over features (a subclass with a loop of its own is left as it "
+            "is, and TransformerAutoregressive samples in parallel by itself)",
             stacklevel=2,
         )
     return model
 
 
-_FOREIGN = (
-    normflows_autoregressive.Autoregressive,
-    nflows_autoregressive.AutoregressiveTransform,
-)
+def _step(
+    layer: Any, y: Tensor, context: Tensor | None, x: Tensor, rows: Tensor
+) -> tuple[Tensor, ...]:
+    """A pass over some rows of the batch, from their current values."""
+    y, context = _given(y, context, rows)
+    x, log_det = next_values(layer, y, x, context)
+    return x.to(y.dtype), log_det.to(y.dtype)
 
 
-def _find(module: nn.Module) -> tuple[str, Any] | None:
-    """The sequential direction of a layer, and the layer that its equation comes from."""
-    if isinstance(module, Autoregressive):
-        return "forward", module
-    if isinstance(module, _FOREIGN):
-        return "inverse", module
-    # normflows' splines hold such a layer and run it the other way round.
-    # And from_nflows turns one round.
-    inner = getattr(module, "mprqat", None) or getattr(module, "transform", None)
-    return ("forward", inner) if isinstance(inner, _FOREIGN) else None
+def _solve_rows(
+    layer: Any, y: Tensor, context: Tensor | None, order: Tensor, rows: Tensor
+) -> tuple[Tensor, ...]:
+    return solve_incrementally(layer, *_given(y, context, rows), order)
 
 
-def _next(layer: Any, y: Tensor, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-    """All features at once from the current ones, and the log_det that goes with them."""
-    if isinstance(layer, Autoregressive):
-        return layer.next(y, x, context)
-    return layer._elementwise_inverse(y, layer.autoregressive_net(x, context))
+def _given(y: Tensor, context: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    if rows.shape[0] == y.shape[0]:
+        return y, context
+    if context is None or context.shape[0] == 1:
+        return y[rows], context
+    return y[rows], context[rows]
 
 
-def _order(layer: Any, features: int, device: torch.device) -> Tensor:
-    """The features in the order in which the layer reads them."""
-    if isinstance(layer, Autoregressive):
-        order = torch.arange(features, device=device)
-        return order.flip(0) if layer.reverse else order
-    last: Any = getattr(layer.autoregressive_net, "final_layer", None)
-    if not hasattr(last, "degrees"):
-        return torch.arange(features, device=device)
-    # A MADE, which has as many outputs of the same degree for each feature in turn.
-    return last.degrees.view(features, -1)[:, 0].argsort()
+def _save_as_the_layer(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    inner = f"{prefix}flow."
+    for key in [key for key in state if key.startswith(inner)]:
+        state[prefix + key.removeprefix(inner)] = state.pop(key)
+    # Versions of modules, which each of the two models looks for under its own names.
+    versions = getattr(state, "_metadata", {})
+    for key in [key for key in versions if f"{key}.".startswith(inner)]:
+        versions[f"{prefix}{f'{key}.'.removeprefix(inner)}"[:-1]] = versions[key]
+
+
+def _load_as_the_layer(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    # Names that named_parameters() gives are right already.
+    inner = f"{prefix}flow."
+    for key in [key for key in state if key.startswith(prefix) and not key.startswith(inner)]:
+        state[inner + key.removeprefix(prefix)] = state.pop(key)
 
 
 def _outweighs_calls(layer: nn.Module, y: Tensor) -> bool:
@@ -289,41 +316,9 @@ def _outweighs_calls(layer: nn.Module, y: Tensor) -> bool:
     Solving one feature after the other saves arithmetic, that of all passes but one, for as
     many calls for each feature as a pass makes in all. On a GPU those take longer.
     """
-    products = len(y) * sum(p.numel() for p in layer.parameters()) / y.shape[1]
+    products = y.shape[0] * sum(p.numel() for p in layer.parameters()) / y.shape[1]
     return y.device.type == "cpu" and products >= _WORTH_THE_CALLS
 
-
-def _check_passes_agree(layer: nn.Module) -> None:
-    """Refuse what makes each pass another function of its input."""
-    for module in layer.modules() if layer.training else ():
-        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if batch_norm or (isinstance(module, nn.Dropout) and module.p > 0):
-            raise ValueError(
-                f"ParallelInverse: {type(module).__name__} in training mode makes each pass "
-                "differ; call eval() for the sequential direction"
-            )
-
-
-def _masked_once(module: Any) -> Any:
-    """A copy whose masked linear layers have multiplied their weights by their masks.
-
-    They do so in every pass otherwise, which takes as long as the matrix product of a small
-    batch. All else is shared with the original, which stays as it is.
-    """
-    # Others than these two compute their weights when they are called.
-    if type(module) in _MASKED and not module._forward_pre_hooks:
-        twin = copy.copy(module)
-        twin.forward = partial(F.linear, weight=module.weight * module.mask, bias=module.bias)
-        return twin
-    children = {name: child and _masked_once(child) for name, child in module._modules.items()}
-    if all(child is module._modules[name] for name, child in children.items()):
-        return module
-    twin = copy.copy(module)
-    twin._modules = children
-    return twin
-
-
-_MASKED = (normflows_made.MaskedLinear, nflows_made.MaskedLinear)
 
 # Multiplications that take as long as the calls of a pass over the dozen passes or more that
 # trained layers need, on one core.

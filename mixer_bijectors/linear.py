@@ -48,6 +48,7 @@ class LULinear(Bijection):
     def __init__(self, features: int, *, identity_init: bool = True) -> None:
         super().__init__((features,))
         self.features = features
+        self.identity_init = identity_init
         factors = torch.zeros(features, features)
         permutation = torch.eye(features)
         sign = torch.ones(features)

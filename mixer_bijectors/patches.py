@@ -105,6 +105,11 @@ class Patchify(Bijection):
         y = cut(x, patch) if inverse else join(x, self.image_shape, patch)
         return y, x.new_zeros(())
 
+    def positions(self) -> Tensor:
+        """Where each entry of the matrix comes from: indices into the flattened image."""
+        pixels = torch.arange(self.num_patches * self.features)
+        return cut(pixels.view(1, *self.image_shape), self.patch_size)[0]
+
 
 class Shift(Bijection):
     r"""Runs a matrix flow on a patch grid that is moved against the image, so that patch

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import normflows as nf
+import torch
 
 from . import nets
 from .autoregressive import Autoregressive
@@ -237,10 +238,12 @@ def residual(
     options = _without("residual", options, *_COUPLINGS)
 
     def flow(size: int) -> Flow:
-        net = nf.nets.LipschitzMLP(
-            [size, hidden_features, size], init_zeros=True, lipschitz_const=0.9
-        )
-        return nf.flows.Residual(net, reduce_memory=True)
+        device = torch.empty(0).device  # the default one
+        with torch.device("cpu"):  # as these nets of normflows are built nowhere else
+            net = nf.nets.LipschitzMLP(
+                [size, hidden_features, size], init_zeros=True, lipschitz_const=0.9
+            )
+            return nf.flows.Residual(net, reduce_memory=True).to(device)
 
     sizes = (image_shape, patch_size, num_layers)
     return MixerFlow(*sizes, channel_flow=flow, patch_flow=flow, **options)
@@ -252,7 +255,7 @@ def ffjord(
     num_layers: int = 30,
     *,
     hidden_features: int = 64,
-    tol: float = 1e-3,
+    tol: float = 1e-5,
     num_classes: int = 0,
     **options: Any,
 ) -> MixerFlow:

@@ -1,11 +1,22 @@
 """A check for layers that users write: what gradcheck is to autograd."""
 
 import copy
+import warnings
+from numbers import Real
 
+import normflows as nf
 import torch
 from torch import Tensor, nn
 
-from .flow import apply_flow, call_flow
+from ._derivatives import (
+    Run,
+    check_close,
+    check_derivatives,
+    check_gradients,
+    derivatives,
+    position,
+)
+from .flow import call_flow
 
 __all__ = ["check_bijection"]
 
@@ -21,13 +32,19 @@ def check_bijection(
 ) -> None:
     r"""Raise unless `flow` is a bijection with the log-determinants that it says.
 
-    Checked in this order, on a copy of the flow in evaluation mode: in the dtype of `x`, the
+    Checked in this order, on copies of the flow in evaluation mode: in the dtype of `x`, the
     shapes, dtypes and devices of what comes out; then in float64, that values are finite and
-    the same when computed again, that a sample's result does not depend on its neighbours in
-    the batch, that `forward` and `inverse` undo each other both ways, values and
-    log-determinants alike, and that each log-determinant equals the log-absolute-determinant
-    of the autograd Jacobian. The Jacobian takes one backward pass for each dimension, so keep
-    events small (up to some hundred).
+    the same when computed again, that neither the input nor an earlier result is overwritten,
+    that a sample's result does not depend on its neighbours in the batch, that `forward` and
+    `inverse` undo each other both ways (each on a copy of its own, which remembers nothing of
+    the other), values and log-determinants alike, that each log-determinant equals the
+    log-absolute-determinant of the autograd Jacobian, and that this Jacobian, the gradient of
+    the log-determinant and the gradients of parameters are those of finite differences. The
+    Jacobian takes one backward pass for each dimension, so keep events small (up to some
+    hundred).
+
+    A log-determinant that is one number for all samples is taken as it is elsewhere in this
+    library, where it is the same for all.
 
     Args:
         flow: the flow to check, any `normflows.flows.Flow`.
@@ -39,6 +56,9 @@ def check_bijection(
 
     Raises:
         AssertionError: a property fails; the message says which, where and by how much.
+        TypeError: a model in place of a flow, or what has no `inverse`.
+        ValueError: `x` that is not floating point or not finite, or whose samples are all the
+            same; a context for another batch.
 
     Example:
         >>> check_bijection(mb.Coupling(5), torch.randn(3, 5))
@@ -53,73 +73,145 @@ def check_bijection(
             ...
         AssertionError: Doubled.inverse: log_det differs from the autograd Jacobian's ...
     """
-    flow = copy.deepcopy(flow).eval()
-    name = type(flow).__name__
-    if len(x) < 2:
-        raise ValueError(
-            f"check_bijection: x must hold at least 2 samples to compare, got {len(x)}"
-        )
+    _check_arguments(flow, x, context)
+    # Gradients need ordinary tensors. An untrained ActNorm is as good a bijection as any.
+    with torch.inference_mode(False), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "ActNorm: used in evaluation mode")
+        context, z = (None if t is None else t.clone() for t in (context, z))
+        _check(copy.deepcopy(flow).eval(), x.clone(), context, z, atol, rtol)
 
+
+def _check(
+    flow: nn.Module,
+    x: Tensor,
+    context: Tensor | None,
+    z: Tensor | None,
+    atol: float,
+    rtol: float,
+) -> None:
+    name = type(flow).__name__
     with torch.no_grad():
-        latents = _check_outputs(name, "inverse", flow, x, context)
-        _check_outputs(name, "forward", flow, latents, context)
+        # Layers of normflows set themselves by their first batch, which is this one for all.
+        latents, one_for_all = _check_outputs(name, "inverse", flow, x, context)
+        _, one_back = _check_outputs(name, "forward", flow, latents, context)
 
     def to_double(t: Tensor | None) -> Tensor | None:
         return t.double() if t is not None and t.is_floating_point() else t
 
     flow, x, context, z = flow.double(), x.double(), to_double(context), to_double(z)
     if z is None:
-        generator = torch.Generator().manual_seed(0)
-        z = torch.randn(latents.shape, dtype=torch.float64, generator=generator).to(x.device)
+        generator = torch.Generator("cpu").manual_seed(0)
+        z = torch.randn(latents.shape, dtype=torch.float64, generator=generator, device="cpu")
+        z = z.to(x.device)
 
-    for inverse, start in ((True, x), (False, z)):
+    for inverse, start, is_one in ((True, x, one_for_all), (False, z, one_back)):
         here, back = ("inverse", "forward") if inverse else ("forward", "inverse")
+        where = f"{name}.{here}"
+        there, way_back = (Run(copy.deepcopy(flow), context, way) for way in (here, back))
         with torch.no_grad():
-            end, log_det = apply_flow(flow, start, context, inverse=inverse)
-            _check_finite(f"{name}.{here}", "result", end)
-            _check_finite(f"{name}.{here}", "log_det", log_det)
-            again = apply_flow(flow, start, context, inverse=inverse)
-            if not (torch.equal(end, again[0]) and torch.equal(log_det, again[1])):
-                raise AssertionError(
-                    f"{name}.{here}: gives another result when it is called again; only a "
-                    "deterministic flow can be checked"
-                )
-            for i in range(len(start)):
-                one = slice(i, i + 1)
-                alone, log_det_alone = apply_flow(
-                    flow, start[one], None if context is None else context[one], inverse=inverse
-                )
-                what = (
-                    f"{name}.{here}: {{}} of sample {i} depends on its neighbours in the batch"
-                )
-                _check_close(what.format("result"), end[one], alone, atol, rtol)
-                _check_close(what.format("log_det"), log_det[one], log_det_alone, atol, rtol)
-            returned, log_det_back = apply_flow(flow, end, context, inverse=not inverse)
-        what = f"{name}.{back} does not undo {name}.{here}"
-        _check_close(f"{what}: values differ", returned, start, atol, rtol)
-        _check_close(
+            end, log_det = _check_calls(there, start, is_one, atol, rtol)
+            returned, log_det_back = way_back(end)
+        what = f"{name}.{back} does not undo {where}"
+        check_close(f"{what}: values differ", returned, start, atol, rtol)
+        check_close(
             f"{what}: log_det of one is not minus that of the other",
             log_det_back,
             -log_det,
             atol,
             rtol,
         )
-        jacobian = _jacobian(f"{name}.{here}", flow, start, context, inverse)
-        _check_close(
-            f"{name}.{here}: log_det differs from the autograd Jacobian's",
+        jacobian, slope = derivatives(there, start)
+        check_close(
+            f"{where}: log_det differs from the autograd Jacobian's",
             log_det,
             torch.linalg.slogdet(jacobian).logabsdet,
             atol,
             rtol,
         )
+        check_derivatives(there, start, jacobian, slope)
+        check_gradients(there, start)
+
+
+def _check_calls(
+    run: Run, start: Tensor, one_for_all: bool, atol: float, rtol: float
+) -> tuple[Tensor, Tensor]:
+    """The results, which must depend on the inputs alone, and sample by sample."""
+    given = start.clone()
+    first = run.bare(given)
+    end, log_det = (result.clone() for result in first)
+    _check_finite(run.where, "result", end)
+    _check_finite(run.where, "log_det", log_det)
+    if not torch.equal(given, start):
+        raise AssertionError(f"{run.where}: changes its input in place")
+    run(-start.flip(0))
+    if not all(map(torch.equal, first, (end, log_det))):
+        raise AssertionError(f"{run.where}: its result is overwritten by the next call")
+    if not all(map(torch.equal, run(start), (end, log_det))):
+        raise AssertionError(
+            f"{run.where}: gives another result when it is called again; only a deterministic "
+            "flow can be checked"
+        )
+    for i in range(start.shape[0]):
+        one = slice(i, i + 1)
+        alone, log_det_alone = run(start, one)
+        depends = f"of sample {i} depends on its neighbours in the batch"
+        check_close(f"{run.where}: result {depends}", end[one], alone, atol, rtol)
+        what = f"log_det {depends}"
+        if one_for_all:
+            what = f"log_det is one number for all samples, but differs for sample {i} alone"
+        check_close(f"{run.where}: {what}", log_det[one], log_det_alone, atol, rtol)
+    return end, log_det
+
+
+def _check_arguments(flow: nn.Module, x: Tensor, context: Tensor | None) -> None:
+    flow = getattr(flow, "_orig_mod", flow)  # which a compiled module wraps
+    name = type(flow).__name__
+    if isinstance(flow, nf.NormalizingFlow):
+        raise TypeError(
+            f"check_bijection: {name} is a model, whose forward returns no log_det; check its "
+            "layers with check_bijection(mb.Chain(model.flows), x)"
+        )
+    if not callable(getattr(flow, "inverse", None)):
+        raise TypeError(
+            f"check_bijection: {name} has no inverse, so it is no flow; give it the methods "
+            "forward and inverse, which return a tensor and its log_det"
+        )
+    if not (isinstance(x, Tensor) and x.is_floating_point() and bool(x.isfinite().all())):
+        raise ValueError("check_bijection: x must be a floating point tensor of finite values")
+    if len(x) < 2:
+        raise ValueError(
+            f"check_bijection: x must hold at least 2 samples to compare, got {len(x)}"
+        )
+    if bool((x == x[:1]).all()):
+        raise ValueError(
+            "check_bijection: the samples of x are all the same, which cannot tell whether one "
+            "depends on another; pass samples that differ"
+        )
+    if context is not None and context.shape[:1] != x.shape[:1]:
+        raise ValueError(
+            f"check_bijection: expected a context of shape ({len(x)}, context_features), got "
+            f"{tuple(context.shape)}"
+        )
 
 
 def _check_outputs(
     name: str, method: str, flow: nn.Module, x: Tensor, context: Tensor | None
-) -> Tensor:
-    y, log_det = call_flow(flow, x, context, inverse=method == "inverse")
+) -> tuple[Tensor, bool]:
+    """The result, and whether its log_det is one number for all samples."""
     where = f"{name}.{method}"
-    if len(y) != len(x) or y[0].numel() != x[0].numel():
+    result = call_flow(flow, x.clone(), context, inverse=method == "inverse")
+    if not (
+        isinstance(result, tuple | list)
+        and len(result) == 2
+        and isinstance(result[0], Tensor)
+        and isinstance(result[1], Tensor | Real)
+    ):
+        raise AssertionError(
+            f"{where}: returned {type(result).__name__}, expected a pair: a tensor and its "
+            "log_det"
+        )
+    y, log_det = result
+    if y.shape[:1] != x.shape[:1] or y.numel() != x.numel():
         raise AssertionError(
             f"{where}: shape {tuple(x.shape)} became {tuple(y.shape)}, which has another batch "
             "size or number of dimensions, so it is no bijection"
@@ -136,51 +228,14 @@ def _check_outputs(
                 f"{where}: {what} is {tensor.dtype} on {tensor.device}, "
                 f"the input {x.dtype} on {x.device}"
             )
-    return y
+    return y.clone(), log_det.shape != (len(x),)
 
 
 def _check_finite(where: str, what: str, value: Tensor) -> None:
     wrong = (~value.isfinite()).flatten().nonzero()
     if len(wrong):
-        first = _position(int(wrong[0]), value)
+        first = position(int(wrong[0]), value)
         raise AssertionError(
             f"{where}: {what} is not finite in {len(wrong)} of {value.numel()} values, "
             f"first at index {first}"
         )
-
-
-def _check_close(what: str, got: Tensor, want: Tensor, atol: float, rtol: float) -> None:
-    error = (got - want).abs()
-    excess = error - (atol + rtol * want.abs())
-    if not bool((excess <= 0).all()):
-        worst = int(excess.nan_to_num(torch.inf).argmax())
-        raise AssertionError(
-            f"{what} by up to {error.flatten()[worst].item():.3g}, at index "
-            f"{_position(worst, error)}: {got.flatten()[worst].item():.6g} against "
-            f"{want.flatten()[worst].item():.6g}"
-        )
-
-
-def _position(flat: int, tensor: Tensor) -> tuple[int, ...]:
-    index = torch.unravel_index(torch.tensor(flat), tensor.shape)
-    return tuple(int(i) for i in index)
-
-
-def _jacobian(
-    where: str, flow: nn.Module, x: Tensor, context: Tensor | None, inverse: bool
-) -> Tensor:
-    """(batch, dims, dims), all samples at once: samples are known to be independent by now."""
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        y, _ = apply_flow(flow, x, context, inverse=inverse)
-        if not y.requires_grad:
-            raise AssertionError(
-                f"{where}: autograd does not see through it, so that its log_det cannot be "
-                "compared with the Jacobian's"
-            )
-        outputs = y.flatten(1).sum(0)
-        rows = [
-            torch.autograd.grad(output, x, retain_graph=True)[0].flatten(1)
-            for output in outputs
-        ]
-    return torch.stack(rows, dim=1)

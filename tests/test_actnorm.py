@@ -1,13 +1,15 @@
 """Data-dependent initialisation."""
 
 import copy
+import warnings
 
 import normflows as nf
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import distributed, multiprocessing, nn, optim
 from torch.testing import assert_close
 
+import mixer_bijectors as mb
 from mixer_bijectors import ActNorm
 
 
@@ -39,8 +41,35 @@ def test_agrees_with_normflows():
 def test_evaluation_mode_never_initialises():
     layer = ActNorm(3).eval()
     x = batch()
-    assert torch.equal(layer.inverse(x)[0], x)
+    with pytest.warns(UserWarning, match="before its first batch in training mode"):
+        assert torch.equal(layer.inverse(x)[0], x)
     assert not layer.initialized
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_an_untrained_layer_warns_once(direction, device):
+    layer = ActNorm(3).to(device).eval()
+    run = layer if direction == "forward" else layer.inverse
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            run(batch().to(device))
+    assert len(caught) == (device == "cpu")  # without values there is nothing to be wrong
+
+
+def test_a_layer_whose_parameters_came_otherwise_does_not_warn():
+    trained = ActNorm(3)
+    trained.inverse(batch())
+    loaded, averaged, own = ActNorm(3), optim.swa_utils.AveragedModel(ActNorm(3)), ActNorm(3)
+    loaded.load_state_dict(trained.state_dict())
+    averaged.update_parameters(trained)
+    nn.init.ones_(own.shift)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for layer in (trained, loaded, averaged.module, own):
+            layer.eval().inverse(batch())
+        mb.check_bijection(ActNorm(3), batch()[:4])
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e10, 1e-10])

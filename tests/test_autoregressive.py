@@ -1,5 +1,7 @@
 """Autoregressive and continuous-time layers."""
 
+import math
+
 import normflows as nf
 import pytest
 import torch
@@ -69,7 +71,164 @@ def test_overflow_of_one_feature_does_not_reach_those_before():
     assert x[1].isfinite().all()
 
 
+class TestContext:
+    @pytest.mark.parametrize("reverse", [False, True])
+    @pytest.mark.parametrize("features", [1, 2, 5])
+    def test_reaches_every_feature(self, features, reverse):
+        layer = mb.Autoregressive(
+            features, hidden_features=16, context_features=3, reverse=reverse
+        )
+        randomised(layer)
+        x = torch.randn(4, features).double()
+        context = torch.randn(4, 3).double().requires_grad_()
+        z, _ = layer.inverse(x, context)
+        for feature in z.unbind(1):
+            (gradient,) = torch.autograd.grad(feature.sum(), context, retain_graph=True)
+            assert (gradient != 0).all()
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    @pytest.mark.parametrize("features", [1, 2])
+    def test_a_density_that_depends_on_it_nonlinearly_is_learnt(self, features, reverse):
+        """x = sin(3 c) + noise / 5 in every feature, whose mean log-density is known."""
+        noise = 0.2
+        layer = mb.Autoregressive(
+            features, hidden_features=32, context_features=1, reverse=reverse
+        )
+        best = -features * math.log(noise * math.sqrt(2 * math.pi * math.e))
+        optimizer = torch.optim.Adam(layer.parameters(), 1e-2)
+        base = torch.distributions.Normal(0.0, 1.0)
+
+        def log_prob():
+            context = 2 * torch.rand(256, 1) - 1
+            x = (3 * context).sin() + noise * torch.randn(256, features)
+            z, log_det = layer.inverse(x, context)
+            return (base.log_prob(z).sum(1) + log_det).mean()
+
+        for _ in range(250):
+            loss = -log_prob()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            assert abs(sum(log_prob() for _ in range(20)) / 20 - best) < 0.1 * features
+
+    def test_starts_as_the_identity_and_learns_everywhere(self):
+        layer = mb.Autoregressive(4, hidden_features=8, context_features=2)
+        x, context = torch.randn(5, 4), torch.randn(5, 2)
+        assert all(torch.equal(run(x, context)[0], x) for run in (layer, layer.inverse))
+        for _ in range(2):
+            z, log_det = layer.inverse(x, context)
+            (z.square().sum() - log_det.sum()).backward()
+            with torch.no_grad():
+                for parameter in layer.parameters():
+                    parameter -= 0.1 * parameter.grad
+        assert all(parameter.grad.any() for parameter in layer.parameters())
+
+    def test_checkpoints_without_the_net_of_the_first_feature_load(self):
+        layer = randomised(mb.Autoregressive(4, hidden_features=8, context_features=2))
+        state = layer.state_dict()
+        old = {name: value for name, value in state.items() if not name.startswith("first.")}
+        model = mb.Chain([mb.ParallelInverse(layer)])
+        model.load_state_dict({f"flows.0.{name}": value for name, value in old.items()})
+        x, context = torch.randn(3, 4).double(), torch.randn(3, 2).double()
+        z, _ = layer.inverse(x, context)
+        plain = mb.Autoregressive(4, hidden_features=8).double()
+        del old["net.context_layer.weight"], old["net.context_layer.bias"]
+        params = layer.net(x, context).unflatten(1, (4, 2))
+        assert_close(z, plain.univariate(x, params, inverse=True)[0])
+        with pytest.raises(RuntimeError, match=r"Missing key.*first\.initial\.weight"):
+            layer.load_state_dict({})
+
+
+@pytest.mark.parametrize("context_features", [0, 2])
+def test_is_built_on_the_meta_device(context_features):
+    def build():
+        return mb.Autoregressive(5, hidden_features=8, context_features=context_features)
+
+    with torch.device("meta"):
+        layer = build()
+    assert all(t.is_meta for t in (*layer.parameters(), *layer.buffers()))
+    layer.to_empty(device="cpu")
+    other = randomised(build()).float()
+    layer.load_state_dict(other.state_dict())
+    x, context = torch.randn(3, 5), torch.randn(3, 2)
+    for way in ("forward", "inverse"):
+        got, want = (getattr(flow, way)(x, context) for flow in (layer, other))
+        assert_close(got, want, rtol=0, atol=0)
+    assert_close(mb.ParallelInverse(layer)(x, context), other(x, context))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_is_built_in_the_default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        layer = mb.Autoregressive(5, hidden_features=8, context_features=2)
+        x, context = torch.randn(3, 5), torch.randn(3, 2)
+    finally:
+        torch.set_default_dtype(before)
+    for run in (layer, layer.inverse, mb.ParallelInverse(layer)):
+        assert run(x, context)[0].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("wrap", "way", "context_features"),
+    [
+        (lambda layer: layer, "forward", 0),
+        (lambda layer: layer, "inverse", 2),
+        (mb.ParallelInverse, "forward", 2),
+        (mb.ParallelInverse, "inverse", 0),
+    ],
+)
+def test_compiles_once_for_all_batches(wrap, way, context_features):
+    layer = randomised(
+        mb.Autoregressive(3, hidden_features=8, context_features=context_features)
+    )
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    flow = wrap(layer)
+    compiled = torch.compile(
+        lambda *inputs: getattr(flow, way)(*inputs),
+        dynamic=True,
+        fullgraph=True,
+        backend=backend,
+    )
+    for batch in (5, 9, 2):
+        y = torch.randn(batch, 3).double().requires_grad_()
+        context = torch.randn(batch, context_features).double() if context_features else None
+        results = []
+        for run in (compiled, getattr(layer, way)):
+            x, log_det = run(y, context)
+            results.append((x, log_det, *torch.autograd.grad(x.sum() + log_det.sum(), y)))
+        assert_close(*results)
+    assert len(graphs) == 1
+
+
 class TestContinuousFlow:
+    @pytest.mark.parametrize(("std", "error"), [(0.1, 3e-6), (0.2, 5e-5)])
+    def test_round_trips_at_the_default_tolerance(self, std, error):
+        layer = randomised(mb.ContinuousFlow(6), std).eval().float()
+        x = torch.randn(200, 6)
+        with torch.no_grad():
+            z, log_det = layer.inverse(x)
+            again, log_det_again = layer(z)
+        assert_close(again, x, atol=error, rtol=0)
+        assert_close(log_det_again, -log_det, atol=error, rtol=0)
+
+    def test_errors_of_a_sample_do_not_hide_in_the_batch(self):
+        layer = randomised(mb.ContinuousFlow(3, hidden_features=8), 0.4).eval()
+        x = torch.zeros(500, 3).double()
+        x[7] = torch.tensor([2.0, -1.0, 3.0])
+        with torch.no_grad():
+            alone, among = layer.inverse(x[7:8]), layer.inverse(x)
+        assert_close(among[0][7], alone[0][0], atol=2e-5, rtol=0)
+        assert_close(among[1][7], alone[1][0], atol=2e-5, rtol=0)
+
     def test_integrates_a_linear_velocity_exactly(self):
         """dx/dt = A x has the solution exp(A t) x and the log-determinant tr(A)."""
         a = torch.randn(3, 3, dtype=torch.float64)
@@ -118,7 +277,7 @@ class TestContinuousFlow:
 
     def test_a_velocity_too_steep_is_one_sentence(self):
         layer = randomised(mb.ContinuousFlow(3, hidden_features=8), std=3.0).eval()
-        with pytest.raises(RuntimeError, match="found no step small enough for tol=1e-05"):
+        with pytest.raises(RuntimeError, match="found no step small enough for tol=1e-06"):
             layer.inverse(torch.tensor([[1e30, 0.0, 0.0], [0.0, 0.0, 0.0]]).double())
 
     def test_missing_solver_names_the_extra(self, monkeypatch):

@@ -219,6 +219,12 @@ def test_labels_the_model_has_no_class_for_are_told(source):
     with pytest.raises(DataError, match=told):
         as_batch(batch)
 
+    classifier = Drawn(
+        TensorSource(torch.zeros(1, 1, 2, 2), torch.tensor([-1])), labels=range(2)
+    )
+    with pytest.raises(DataError, match=r"image 0 \(0\) has no label, but those of the model"):
+        as_batch(classifier.collate([classifier[Draw(0)]]))
+
 
 def test_batches_of_other_data_modules_become_ours():
     x, y = torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 2])

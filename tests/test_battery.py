@@ -8,6 +8,8 @@ import pytest
 import torch
 from conftest import LAYERS, Case
 from normflows.flows.flow_test import FlowTest
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.optim import swa_utils
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
@@ -81,6 +83,87 @@ def test_compiles_to_one_graph(case, device, direction, backend):
         lambda x, context: run(layer, direction, x, context), fullgraph=True, backend=backend
     )
     assert_close(compiled(x, context), run(layer, direction, x, context), atol=1e-5, rtol=1e-5)
+
+
+@DIRECTIONS
+@pytest.mark.slow
+def test_one_graph_serves_all_batch_sizes(case, device, direction):
+    """In one compiled graph of symbolic sizes, gradients included."""
+    skip_adaptive(case)
+    torch._dynamo.reset()
+    layer = case.build(torch.float32, device)
+    graphs = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(
+        lambda x, context: run(layer, direction, x, context),
+        fullgraph=True,
+        dynamic=True,
+        backend=graphs,
+    )
+    for batch in (4, 7, 6):
+        x = start(case, direction, torch.float32, device, batch)
+        context = case.context(torch.float32, device, batch)
+        gradients = []
+        for function in (compiled, lambda x, c: run(layer, direction, x, c)):
+            leaf = x.clone().requires_grad_()
+            y, log_det = function(leaf, context)
+            (y.square().sum() + log_det.sum()).backward()
+            gradients.append((y, log_det, leaf.grad))
+        assert_close(*gradients, atol=1e-5, rtol=1e-5)
+    assert graphs.frame_count == 1
+
+
+@DIRECTIONS
+@pytest.mark.parametrize("how", ["trace", pytest.param("export", marks=pytest.mark.slow)])
+def test_a_frozen_layer_takes_other_batch_sizes(case, device, direction, how):
+    """`len(x)` would be the number of the example, in every batch that follows."""
+    skip_adaptive(case)
+    layer = case.make()
+    if how == "trace" and isinstance(layer, mb.TransformerAutoregressive):
+        pytest.skip("its trace is tested with its layer")
+    if how == "trace" and any(isinstance(m, nf.flows.Permute) for m in layer.modules()):
+        pytest.skip("normflows' permutation freezes its batch size, which raises in another")
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = case.build(torch.float32, device)
+
+        def forward(self, x, context=None):
+            return run(self.layer, direction, x, context)
+
+    def arguments(batch):
+        x = start(case, direction, torch.float32, device, batch)
+        context = case.context(torch.float32, device, batch)
+        return (x,) if context is None else (x, context)
+
+    model = Model()
+    with torch.no_grad():
+        if how == "trace":
+            frozen = torch.jit.trace(model, arguments(4), check_trace=False)
+        else:
+            batch = torch.export.Dim("batch", min=2)
+            shapes = tuple({0: batch} for _ in arguments(4))
+            frozen = torch.export.export(model, arguments(4), dynamic_shapes=shapes).module()
+        assert_close(frozen(*arguments(7)), model(*arguments(7)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("average", ["ema", "ema of each", "swa"])
+def test_an_average_of_the_same_weights_is_the_same_layer(case, device, average):
+    """Buffers are averaged as numbers, also those that are none."""
+    layer = case.build(torch.float32, device)
+    if not layer.state_dict():
+        pytest.skip("it holds nothing to be averaged")
+    functions = {
+        "ema": {"multi_avg_fn": swa_utils.get_ema_multi_avg_fn(0.9999)},
+        "ema of each": {"avg_fn": swa_utils.get_ema_avg_fn(0.9999)},
+        "swa": {},
+    }
+    averaged = swa_utils.AveragedModel(layer, use_buffers=True, **functions[average])
+    for _ in range(5):
+        averaged.update_parameters(layer)
+    x, context = case.data(torch.float32, device), case.context(torch.float32, device)
+    got, want = (run(m, "inverse", x, context) for m in (averaged.module, layer))
+    assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
 @DIRECTIONS
@@ -172,6 +255,19 @@ def test_gradients_reach_every_parameter(case, device, direction):
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+@DIRECTIONS
+def test_gradients_on_the_meta_device(case, direction):
+    """Each gradient is on the device of its parameter; on another, autograd refuses it."""
+    skip_adaptive(case)
+    layer = case.build(torch.float32, "meta")
+    x = start(case, direction, torch.float32, "meta").requires_grad_()
+    y, log_det = run(layer, direction, x, case.context(torch.float32, "meta"))
+    (y.square().sum() + log_det.sum()).backward()
+    for name, parameter in [("input", x), *layer.named_parameters()]:
+        assert parameter.grad is not None, name
+        assert parameter.grad.is_meta and parameter.grad.shape == parameter.shape, name
 
 
 @DIRECTIONS

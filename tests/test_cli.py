@@ -1,174 +1,531 @@
-"""The command, from end to end, in processes of its own."""
+"""The command: what it is given, how runs go on, and what it tells when it fails."""
 
 import csv
+import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
-import sys
 import time
-from importlib.resources import files
 from pathlib import Path
 
-import kill_resume
+import lightning as L
 import numpy as np
 import pytest
 import torch
 import yaml
+from commands import (
+    CONFIGS,
+    FLOW,
+    QUIET,
+    SMALL,
+    TINY,
+    bits_of_test,
+    call,
+    command,
+    start,
+    task,
+)
 from PIL import Image
-from safetensors.numpy import load_file
 
-from mixer_bijectors.train import Digits, Photos, load_checkpoint
-
-pytestmark = pytest.mark.slow
-
-CONFIGS = files("mixer_bijectors.train") / "configs"
-SMALL = [
-    *("--trainer.accelerator", "cpu"),
-    *("--trainer.enable_progress_bar", "false"),
-    *("--model.flow.init_args.num_layers", "1"),
-    *("--model.flow.init_args.hidden_features", "8"),
-    *("--data.init_args.batches_per_epoch", "12"),
-    *("--data.init_args.batch_size", "8"),
-]
+import mixer_bijectors as mb
+from mixer_bijectors.train import DensityEstimation, Digits, RunError, load_checkpoint
+from mixer_bijectors.train.reasons import reason_of
 
 
-def start(*arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return [sys.executable, "-m", "mixer_bijectors.train", *map(str, arguments)], environment
+def fit(folder, steps, *options, **how):
+    root = ("--trainer.default_root_dir", folder, "--trainer.max_steps", steps)
+    return call("fit", *QUIET, *TINY, *root, *options, **how)
 
 
-def command(*arguments, fails=False):
-    line, environment = start(*arguments)
-    done = subprocess.run(line, capture_output=True, text=True, env=environment)
-    assert (done.returncode != 0) == fails, done.stderr
-    return done
-
-
-def fit(folder, steps, *options):
-    config = CONFIGS / "photos.yaml"
-    root = ("--trainer.default_root_dir", folder)
-    return command(
-        "fit", "--config", config, *root, *SMALL, "--trainer.max_steps", steps, *options
-    )
+def step_of(folder, version=0):
+    path = folder / f"version_{version}" / "checkpoints" / "last.ckpt"
+    return load_checkpoint(path)["global_step"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    fit(folder, 24)
+    fit(folder, 2)
     return folder / "version_0"
+
+
+LABELLED = ["--data", "mixer_bijectors.train.Digits", "--data.init_args.batch_size", "64"]
+# Small models in place of the configurations' own.
+REDUCED = {
+    "MixerFlow": [*TINY[:12]],
+    "TarFlow": [
+        *("--model.flow", "mixer_bijectors.TarFlow", f"{FLOW}image_shape", "[1, 8, 8]"),
+        *(f"{FLOW}patch_size", "4", f"{FLOW}channels", "16", f"{FLOW}num_blocks", "2"),
+        *(f"{FLOW}layers_per_block", "1", f"{FLOW}head_dim", "8"),
+    ],
+}
+ALL_CONFIGS = sorted(Path(str(CONFIGS)).glob("*.yaml"))
+# One of those that have no callbacks of their own.
+FAST = ("tarflow_imagenet64",)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in FAST else pytest.mark.slow)
+        for path in ALL_CONFIGS
+    ],
+)
+def test_a_run_of_every_configuration_goes_on(path, tmp_path, capsys):
+    """With a smaller model and other data, and all else as it is configured."""
+    config = yaml.safe_load(path.read_text())
+    flow = config["model"]["flow"]
+    model = REDUCED["MixerFlow"]
+    if flow["class_path"] == "mixer_bijectors.TarFlow":
+        classes = 10 if flow["init_args"].get("num_classes") else 0
+        model = [*REDUCED["TarFlow"], f"{FLOW}num_classes", classes]
+    options = ["fit", "--config", path, *QUIET, *model, *LABELLED, "--ckpt_path", "last"]
+    options += ["--trainer.default_root_dir", tmp_path, "--trainer.max_epochs", "-1"]
+    options += ["--trainer.limit_val_batches", 2, "--trainer.limit_test_batches", 2]
+    call(*options, "--trainer.max_steps", 2)
+    assert f"there is no checkpoint in {tmp_path}: the run starts anew" in (
+        capsys.readouterr().out
+    )
+    call(*options, "--trainer.max_steps", 3)
+    assert re.search(r"the run goes on from \S+last.ckpt, step 2\n", capsys.readouterr().out)
+    assert step_of(tmp_path) == 3 and not (tmp_path / "version_1").exists()
+
+
+def test_without_last_a_run_is_a_new_one(run, tmp_path, capsys):
+    fit(tmp_path, 1)
+    fit(tmp_path, 1)
+    assert step_of(tmp_path) == step_of(tmp_path, 1) == 1
+    assert "the run" not in capsys.readouterr().out
+
+
+OTHER_CALLBACKS = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [OTHER_CALLBACKS, "--trainer.callbacks.monitor", "val/bits_per_dim"],
+        ["--trainer.logger", "lightning.pytorch.loggers.CSVLogger"],
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                [OTHER_CALLBACKS, "--trainer.callbacks.save_last", "true"],
+                ["--trainer.callbacks+=mixer_bijectors.train.LastCheckpoint"],
+                ["--trainer.logger", "false"],
+            )
+        ),
+    ],
+    ids=lambda options: options[-1],
+)
+def test_runs_with_callbacks_and_loggers_of_their_own_go_on(options, tmp_path, capsys):
+    if options[-1].endswith("CSVLogger"):
+        options = [*options, "--trainer.logger.save_dir", tmp_path]
+    for steps in (2, 3):
+        fit(tmp_path, steps, *options, "--ckpt_path", "last")
+    assert re.search(r"goes on from \S+last.ckpt, step 2\n", capsys.readouterr().out)
+    newest = max(tmp_path.rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    assert load_checkpoint(newest)["global_step"] == 3
+
+
+def test_a_run_without_a_last_checkpoint_is_no_new_run(tmp_path):
+    fit(tmp_path, 2)
+    folder = tmp_path / "version_0" / "checkpoints"
+    (folder / "last.ckpt").rename(folder / "best.ckpt")
+    told = fit(tmp_path, 3, "--ckpt_path", "last", fails=True)
+    assert f"{folder} has no last.ckpt to go on from" in told
+    assert f"--ckpt_path {folder}/best.ckpt" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["version_0"]
+    # What a process was writing when it was killed is no checkpoint.
+    (folder / "best.ckpt").rename(folder / ".last.123.partial.ckpt")
+    fit(tmp_path, 3, "--ckpt_path", "last")
+    assert step_of(tmp_path, 1) == 3
+
+
+def test_a_run_that_is_over_says_so(tmp_path, capsys):
+    for steps in (2, 1):
+        fit(tmp_path, steps, "--ckpt_path", "last")
+    assert "step 2, and max_steps is reached" in capsys.readouterr().out
+
+
+def test_the_first_validation_leaves_a_last_checkpoint(tmp_path):
+    """So that no run has its best checkpoint and none to go on from."""
+    best = ["--trainer.callbacks.monitor", "val/bits_per_dim"]
+    cut = "--trainer.callbacks+=test_cli.CutAtStep"
+    with pytest.raises(CutError):
+        fit(tmp_path, 9, OTHER_CALLBACKS, *best, cut, "--trainer.callbacks.step", 6)
+    assert step_of(tmp_path) == 4, "an epoch is of four batches"
+
+
+class CutError(Exception):
+    """What ends a run at some step."""
+
+
+class CutAtStep(L.Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise CutError
+
+
+def test_options_hold_before_a_config_as_well_as_after(run, tmp_path):
+    root = ("--trainer.default_root_dir", tmp_path)
+    call("fit", *root, "--trainer.max_steps", 1, "--config", run / "config.yaml")
+    assert step_of(tmp_path) == 1, "in place of the two of the config"
+
+
+def test_the_checkpoint_is_the_one_that_is_named(run, tmp_path):
+    """Not one that a config after it names, such as what its run had gone on from."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["ckpt_path"] = str(tmp_path / "other.ckpt")
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    output = tmp_path / "scores.csv"
+    task("score", checkpoint, output, "--config", tmp_path / "other.yaml")
+    assert output.exists()
+
+
+def test_the_config_of_a_run_does_not_name_what_it_went_on_from(tmp_path):
+    for steps in (1, 2):
+        fit(tmp_path, steps, "--ckpt_path", "last")
+    config = yaml.safe_load((tmp_path / "version_0" / "config.yaml").read_text())
+    assert config["ckpt_path"] is None and config["trainer"]["max_steps"] == 2
+
+
+def test_configs_go_on_top_of_one_another(run, tmp_path, capsys):
+    for name in ("torchrun", "slurm", "sharded"):
+        overlay = CONFIGS / "cluster" / f"{name}.yaml"
+        configs = ("--config", CONFIGS / "photos.yaml", "--config", overlay)
+        call("fit", *configs, "--print_config")
+        printed = yaml.safe_load(capsys.readouterr().out)
+        want = yaml.safe_load(overlay.read_text())["trainer"]
+        assert {key: printed["trainer"][key] for key in want} == want
+        assert printed["model"]["flow"]["init_args"]["num_layers"] == 4
+
+
+TASKS = ("sample", "embed", "probe", "score", "reconstruct", "export", "test", "validate")
+CHECKPOINTS = {
+    "none": (None, r"which weights\? pass --ckpt_path"),
+    "a missing one": ("nope.ckpt", "there is no checkpoint nope.ckpt"),
+    "last": ("last", "takes the path of a checkpoint, such as runs/NAME"),
+    "a folder": ("RUN", r"is a folder; name a checkpoint in it, such as .*last.ckpt"),
+    "text": ("TEXT", "text.ckpt is damaged, or no checkpoint"),
+    "one without a config": ("COPY", "copy.ckpt is not in the folder of a run, as there is no"),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+@pytest.mark.parametrize("name", TASKS)
+def test_what_is_wrong_with_a_checkpoint_is_told(name, kind, run, tmp_path):
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "copy.ckpt")
+    places = {"RUN": run, "TEXT": tmp_path / "text.ckpt", "COPY": tmp_path / "copy.ckpt"}
+    given, told = CHECKPOINTS[kind]
+    path = () if given is None else ("--ckpt_path", places.get(given, given))
+    assert re.search(f"^mixer-bijectors: .*{told}", call(name, *path, fails=True))
+
+
+FIT = ["fit", "--config", "CONFIG", "--trainer.default_root_dir", "ROOT"]
+LAST = ["--ckpt_path", "LAST", "--output"]
+REFUSED = {
+    "a patch that does not fit": (
+        [*FIT, f"{FLOW}patch_size", "5"],
+        "not divisible by patch height 5",
+    ),
+    "no images in a batch": (
+        [*FIT, "--data.init_args.batch_size", "0"],
+        "batch_size must be at least 1",
+    ),
+    "images of another shape": (
+        [*FIT, "--data", "mixer_bijectors.train.Photos"],
+        r"expected shape \(batch, 1, 8, 8\)",
+    ),
+    "a missing checkpoint": (
+        [*FIT, "--ckpt_path", "nope.ckpt"],
+        "there is no checkpoint nope.ckpt",
+    ),
+    "the weights of another model": (
+        [*FIT, "--ckpt_path", "LAST", f"{FLOW}hidden_features", "4"],
+        "does not fit the model of the config: size mismatch",
+    ),
+    "half the precision": (
+        [*FIT, "--trainer.precision", "bf16-true"],
+        "precision bf16-true .* use bf16-mixed",
+    ),
+    "half the precision in float16": (
+        [*FIT, "--trainer.precision", "16-true"],
+        "precision 16-true .* use 16-mixed",
+    ),
+    "half the precision in a task": (
+        ["sample", *LAST, "s.npz", "--trainer.precision", "16-true"],
+        "precision 16-true .* use 16-mixed",
+    ),
+    "a run that cannot be": (
+        ["fit", "--config", "CONFIG", "--trainer.default_root_dir", "/proc/runs"],
+        "/proc/runs cannot be written",
+    ),
+    "no data": (
+        [
+            *(*FIT, "--data", "mixer_bijectors.train.Images"),
+            *("--data.init_args.path", "./none", "--data.init_args.image_shape", "[1, 8, 8]"),
+        ],
+        "there is no folder or file ./none",
+    ),
+    "no such split": (["score", *LAST, "s.csv", "--split", "exam"], "no split 'exam'"),
+    "another model": (
+        ["embed", *LAST, "e.npz", f"{FLOW}hidden_features", "4"],
+        "do not fit the model of the config",
+    ),
+    "a wrong suffix": (
+        ["score", *LAST, "scores.txt"],
+        "output must be a name with .csv or .parquet",
+    ),
+    "no name": (["sample", *LAST, ".npz"], "output must be a name with .npz"),
+    "classes of no classes": (["sample", *LAST, "s.npz", "--classes", "[1]"], "leave out"),
+    "guidance of a MixerFlow": (
+        ["sample", *LAST, "s.npz", "--guidance", "1"],
+        "MixerFlow has no guidance",
+    ),
+    "no samples": (
+        ["sample", *LAST, "s.npz", "--num_samples", "0"],
+        "must be at least 1, got 0",
+    ),
+    "fewer than none": (
+        ["sample", *LAST, "s.npz", "--num_samples", "-1"],
+        "must be at least 1, got -1",
+    ),
+    "no samples at once": (
+        ["sample", *LAST, "s.npz", "--batch_size", "0"],
+        "sample: batch_size must be at least 1",
+    ),
+    "two temperatures": (
+        ["sample", *LAST, "s.npz", "--options", '{"temperature": 2.0}'],
+        "pass --temperature",
+    ),
+    "no reconstructions": (
+        ["reconstruct", *LAST, "r.npz", "--num_images", "0"],
+        "num_images must be at least 1",
+    ),
+    "an output that cannot be": (["sample", *LAST, "/proc/s.npz"], "/proc cannot be written"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_errors_are_one_sentence(kind, run, tmp_path, monkeypatch):
+    arguments, told = REFUSED[kind]
+    places = {
+        "CONFIG": run / "config.yaml",
+        "LAST": run / "checkpoints" / "last.ckpt",
+        "ROOT": tmp_path,
+    }
+    monkeypatch.chdir(tmp_path)
+    sentence = call(*(places.get(a, a) for a in arguments), fails=True)
+    assert re.search(f"^mixer-bijectors: .*{told}", sentence) and "\n" not in sentence
+    assert not list(tmp_path.glob("*.parts")) and not list(tmp_path.glob("*.npz"))
+
+
+def test_classes_that_would_be_left_out(tmp_path):
+    fit(tmp_path, 1, f"{FLOW}num_classes", 10)
+    path = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    for classes, number in (("[3, 7]", 1), ("[]", 4)):
+        told = task(
+            *("sample", path, tmp_path / "s.npz", "--classes", classes),
+            *("--num_samples", number),
+            fails=True,
+        )
+        assert f"must name from 1 to num_samples={number} classes" in told
+
+
+def raised(*errors):
+    """The first of some errors, each raised from the next one."""
+    try:
+        if len(errors) == 1:
+            raise errors[0]
+        raise errors[0] from raised(*errors[1:])
+    except Exception as error:
+        return error
+
+
+def worded_here(cause):
+    """An error of the library that has another cause."""
+    try:
+        DensityEstimation(None, noise=-1.0)
+    except ValueError as error:
+        error.__cause__ = cause
+        return error
+
+
+DENIED = PermissionError(errno.EACCES, "Permission denied", "photo.png")
+FULL = OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
+CHAINS = {
+    "the innermost": (raised(ValueError("parser"), ValueError("cause")), "cause"),
+    "a key alone": (raised(ValueError("no such model"), KeyError("a")), "no such model"),
+    "an attribute alone": (raised(TypeError("no pair"), AttributeError("int")), "no pair"),
+    "nothing": (ValueError(), "ValueError"),
+    "a run's": (raised(ValueError("parser"), RunError("why"), KeyError("a")), "why"),
+    "a run's, within any": (raised(KeyError("a"), RunError("why")), "why"),
+    "a sentence of the library": (
+        raised(ValueError("parser"), worded_here(TypeError("not supported"))),
+        "DensityEstimation: noise must not be negative, got -1.0",
+    ),
+    "a file that cannot be read": (DENIED, "photo.png: Permission denied"),
+    "a full disk, deep inside": (raised(KeyError("a"), FULL), "the disk is full: last.ckpt"),
+    "a failure in a user's code": (raised(ValueError("no data"), RuntimeError("why")), "why"),
+    "a package": (ImportError("needs einops"), "needs einops"),
+    "a fault of the program": (KeyError("a"), None),
+}
+
+
+@pytest.mark.parametrize("kind", CHAINS)
+def test_the_cause_of_an_error_is_told(kind):
+    error, told = CHAINS[kind]
+    reason = reason_of(error)
+    assert reason is None if told is None else reason.startswith(told)
+
+
+class Faulty(mb.MixerFlow):
+    """A model of a user, which the parser does not manage to build."""
+
+    def __init__(self, error: str) -> None:
+        raise {"ValueError": ValueError, "RuntimeError": RuntimeError}[error]("why")
+
+
+def test_the_cause_is_told_of_what_the_parser_builds(tmp_path):
+    def build(error):
+        model = ("--model.flow", "test_cli.Faulty", f"{FLOW}error", error)
+        return call("fit", *model, *LABELLED, "--model.noise", 0, fails=True)
+
+    assert build("ValueError") == "mixer-bijectors: why"
+    # A fault of the program is shown with its traceback.
+    with pytest.raises(ValueError, match="Does not validate") as caught:
+        build("RuntimeError")
+    assert str(_cause_of(caught.value)) == "why"
+
+
+def _cause_of(error):
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def test_a_config_is_that_of_the_checkpoints_beside_it(tmp_path):
+    fit(tmp_path, 2)
+    before = (tmp_path / "version_0" / "config.yaml").read_text()
+    told = fit(tmp_path, 3, "--ckpt_path", "last", f"{FLOW}hidden_features", 4, fails=True)
+    assert "does not fit the model of the config" in told
+    assert (tmp_path / "version_0" / "config.yaml").read_text() == before
+
+
+def test_plugins_of_the_config_are_used(tmp_path):
+    plugin = "lightning.pytorch.plugins.environments.LightningEnvironment"
+    fit(tmp_path, 1, f"--trainer.plugins+={plugin}")
+    fit(tmp_path, 1, "--trainer.plugins+=mixer_bijectors.train.AtomicCheckpointIO")
+
+
+class Others(L.LightningDataModule):
+    """A data module of a user, without images to test on."""
+
+    def train_dataloader(self):
+        x = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
+        return torch.utils.data.DataLoader(x, batch_size=4)
+
+    val_dataloader = train_dataloader
+
+
+def test_other_data_modules_serve(tmp_path, capsys):
+    root = ("--trainer.default_root_dir", tmp_path, "--trainer.max_steps", 2)
+    call("fit", *QUIET, *TINY[:12], "--data", "test_cli.Others", *root)
+    assert "checkpoints, logs and pictures are in" in capsys.readouterr().out
+
+
+def test_averaged_weights_are_tested_after_a_fit(tmp_path, capsys):
+    average = "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"
+    best = ["--trainer.callbacks.monitor", "val/bits_per_dim", "--trainer.callbacks.filename"]
+    fit(
+        *(tmp_path, 8, OTHER_CALLBACKS, *best, "best", average),
+        *("--trainer.callbacks.decay", "0.9", "--trainer.callbacks.use_buffers", "false"),
+    )
+    told = re.search(r"per dimension (\S+),", capsys.readouterr().out)[1]
+    path = tmp_path / "version_0" / "checkpoints" / "best.ckpt"
+    saved = load_checkpoint(path)
+    assert any(
+        not torch.equal(weight, saved["current_model_state"][key])
+        for key, weight in saved["state_dict"].items()
+    )
+    call("test", "--ckpt_path", path, *QUIET)
+    assert f"{bits_of_test(capsys.readouterr().out):.3f}" == told
+
+
+# From here on in processes of their own, or on larger data.
 
 
 @pytest.fixture(scope="module")
-def conditional(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("digits")
-    options = ["--trainer.default_root_dir", folder, "--trainer.max_steps", 4]
-    options += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
-    command("fit", "--config", CONFIGS / "digits.yaml", *options)
-    return folder / "version_0"
+def photos(tmp_path_factory):
+    """The checkpoint of a short run on photographs."""
+    folder = tmp_path_factory.mktemp("photos")
+    root = ("--trainer.default_root_dir", folder, "--trainer.max_steps", 2)
+    call("fit", "--config", CONFIGS / "photos.yaml", *SMALL, *root)
+    return folder / "version_0" / "checkpoints" / "last.ckpt"
 
 
-def task(name, run, output, *options, fails=False):
-    return command(
-        *(name, "--ckpt_path", run / "checkpoints" / "last.ckpt", "--output", output),
-        *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
-        *options,
-        fails=fails,
+@pytest.mark.slow
+def test_the_command_tells_errors_without_a_traceback(photos, tmp_path):
+    done = command("score", "--ckpt_path", photos, "--output", "scores.txt", fails=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("mixer-bijectors: output must be a name with .csv")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
+def test_samples_do_not_depend_on_the_number_of_processes(strategy, photos, tmp_path):
+    options = ("--num_samples", 11, "--batch_size", 3, "--temperature", 0.7)
+    task("sample", photos, tmp_path / "one.npz", *options)
+    command(
+        *("sample", "--ckpt_path", photos, "--output", tmp_path / "two.npz", *options, *QUIET),
+        *("--trainer.devices", 2, "--trainer.strategy", strategy),
     )
+    one, two = (np.load(tmp_path / f"{name}.npz") for name in ("one", "two"))
+    assert np.array_equal(one["images"], two["images"])
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".npz"] * 2 + [".png"] * 2
 
 
-def test_samples_are_seeded_and_do_not_depend_on_processes(run, tmp_path):
-    def sample(name, *options):
-        options = ("--num_samples", 11, "--batch_size", 3, "--temperature", 0.7, *options)
-        task("sample", run, tmp_path / f"{name}.npz", *options)
-        return np.load(tmp_path / f"{name}.npz")
-
-    first = sample("first")
-    assert first["images"].shape == (11, 3, 32, 32) and first["images"].dtype == np.uint8
-    assert first["log_prob"].shape == (11,)
-    with Image.open(tmp_path / "first.png") as grid:
-        assert grid.size[0] == 2 * (4 * 34 + 2)
-    again = sample("two", "--trainer.devices", 2, "--trainer.strategy", "ddp")
-    assert np.array_equal(first["images"], again["images"])
-    assert not np.array_equal(
-        first["images"], sample("other", "--seed_everything", 1)["images"]
-    )
-    sharded = sample("three", "--trainer.devices", 2, "--trainer.strategy", "sharded")
-    assert np.array_equal(first["images"], sharded["images"])
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".npz"] * 4 + [".png"] * 4
-
-
-def test_samples_of_classes_with_guidance(conditional, tmp_path):
-    options = ("--num_samples", 5, "--classes", "[3, 7]", "--guidance", 1.0)
-    options += ("--options", '{"guide": "shift"}')
-    task("sample", conditional, tmp_path / "s.npz", *options)
-    samples = np.load(tmp_path / "s.npz")
-    assert samples["labels"].tolist() == [3, 7, 3, 7, 3]
-    assert samples["images"].shape == (5, 1, 8, 8)
-
-
-def test_scores_are_those_of_test_and_go_on_after_a_crash(run, tmp_path):
-    done = task("score", run, tmp_path / "scores.csv")
-    with (tmp_path / "scores.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    data = Photos(32, 8)
-    data.setup("test")
-    assert len(rows) == len(data.sources["test"])
-    assert [int(row["index"]) for row in rows] == list(range(len(rows)))
-    bits = [float(row["bits_per_dim"]) for row in rows]
-    assert f"{np.mean(bits):.4f} bits per dimension" in done.stdout
-    tested = command(
-        *("test", "--ckpt_path", run / "checkpoints" / "last.ckpt"),
-        *("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
-    )
-    assert float(re.search(r"bits_per_dim\s+(\S+)", tested.stdout)[1]) == pytest.approx(
-        np.mean(bits), abs=1e-5
-    )
-
-    # Killed as soon as there are some results, it goes on with the others.
+@pytest.mark.slow
+def test_scores_go_on_where_they_were_killed(photos, tmp_path):
     output = tmp_path / "killed.csv"
     line, environment = start(
-        *("score", "--ckpt_path", run / "checkpoints" / "last.ckpt", "--output", output),
-        *("--trainer.accelerator", "cpu", "--data.init_args.batch_size", 1),
+        *("score", "--ckpt_path", photos, "--output", output, *QUIET),
+        *("--data.init_args.batch_size", 1),
     )
     process = subprocess.Popen(line, env=environment, start_new_session=True)
     parts = tmp_path / "killed.csv.parts"
-    while process.poll() is None and len(list(parts.glob("*.npz"))) < 5:
+    while process.poll() is None and len(list(parts.glob("[0-9]*.npz"))) < 5:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in sorted(parts.glob("[0-9]*.npz"))[:5]}
+    kept = sorted(parts.glob("[0-9]*.npz"))
     assert kept and not output.exists()
-    marked = next(iter(kept))
-    arrays = dict(np.load(marked))
-    np.savez(marked, **{**arrays, "bits_per_dim": arrays["bits_per_dim"] * 0 - 1.0})
-    task("score", run, output, "--data.init_args.batch_size", 1)
-    with output.open(newline="") as file:
-        resumed = [float(row["bits_per_dim"]) for row in csv.DictReader(file)]
-    assert resumed[0] == -1, "what was there is not computed again"
-    assert resumed[1:] == pytest.approx(bits[1:], abs=1e-4)
+    arrays = dict(np.load(kept[0]))
+    np.savez(kept[0], **{**arrays, "bits_per_dim": arrays["bits_per_dim"] * 0 - 1.0})
+    task("score", photos, output, "--data.init_args.batch_size", 1)
+    task("score", photos, tmp_path / "whole.csv")
+    bits = []
+    for name in ("killed.csv", "whole.csv"):
+        with (tmp_path / name).open(newline="") as file:
+            bits.append([float(row["bits_per_dim"]) for row in csv.DictReader(file)])
+    assert bits[0][0] == -1, "what was there is not computed again"
+    assert bits[0][1:] == pytest.approx(bits[1][1:], abs=1e-4)
     assert not parts.exists()
 
 
-def test_anomalies_are_told_from_a_second_folder(run, tmp_path):
-    folder = tmp_path / "others"
-    folder.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (12, 40, 50, 3), dtype=np.uint8)
-    for index, image in enumerate(noise):
-        Image.fromarray(image).save(folder / f"{index}.png")
-    done = task("score", run, tmp_path / "scores.parquet", "--anomalies", folder)
-    auroc = re.findall(r"AUROC by (\w+) (\S+)", done.stdout)
-    assert [name for name, _ in auroc] == ["bits_per_dim", "ratio", "typicality"]
-    assert float(auroc[0][1]) > 0.99
-    from datasets import Dataset
-
-    rows = Dataset.from_parquet(str(tmp_path / "scores.parquet"), cache_dir=str(tmp_path / "c"))
-    outside = rows.filter(lambda row: row["set"] == "anomalies")
-    assert len(outside) == 12 and outside[0]["image"].endswith("0.png")
-
-
-def test_a_conditional_model_tells_anomalies_without_labels(conditional, tmp_path):
+@pytest.mark.slow
+def test_a_conditional_model_tells_anomalies_without_labels(tmp_path):
+    root = ("--trainer.default_root_dir", tmp_path / "run", "--trainer.max_steps", 2)
+    call("fit", "--config", CONFIGS / "digits.yaml", *QUIET, *root)
+    checkpoint = tmp_path / "run" / "version_0" / "checkpoints" / "last.ckpt"
     images = Digits.splits()["test"].images[:20, 0].numpy()
     folders = [tmp_path / "flat", tmp_path / "classes"]
     for index, image in enumerate(images):
@@ -178,7 +535,7 @@ def test_a_conditional_model_tells_anomalies_without_labels(conditional, tmp_pat
     bits = []
     for folder in folders:
         output = tmp_path / f"{folder.name}.csv"
-        task("score", conditional, output, "--anomalies", folder)
+        task("score", checkpoint, output, "--anomalies", folder)
         with output.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["set"] == "anomalies"]
         rows.sort(key=lambda row: Path(row["image"]).name)
@@ -187,241 +544,17 @@ def test_a_conditional_model_tells_anomalies_without_labels(conditional, tmp_pat
     assert np.allclose(bits[0], bits[1], atol=0.5) and len(bits[0]) == 20
 
 
-@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
-def test_embeddings(conditional, tmp_path, suffix):
-    output = tmp_path / f"embeddings.{suffix}"
-    task("embed", conditional, output, "--split", "val")
-    loaded = np.load(output) if suffix == "npz" else load_file(output)
-    want = Digits.splits()["val"]
-    assert loaded["embeddings"].shape == (len(want), 64)
-    assert loaded["labels"].tolist() == want.labels.tolist()
-    assert np.isfinite(loaded["embeddings"]).all()
-
-
-def test_reconstructions(run, tmp_path):
-    done = task("reconstruct", run, tmp_path / "r.npz", "--num_images", 5)
-    assert float(re.search(r"largest difference (\S+)", done.stdout)[1]) < 1e-3
-    result = np.load(tmp_path / "r.npz")
-    levels = result["images"].astype(int) - result["reconstructions"]
-    assert np.abs(levels).max() <= 1, "noise may lie at the edge of its level"
-    assert result["images"].shape == (5, 3, 32, 32) and (tmp_path / "r.png").exists()
-
-
-def test_a_classifier_and_a_probe(tmp_path):
-    options = ["--trainer.default_root_dir", tmp_path, "--trainer.max_steps", 55]
-    options += ["--trainer.check_val_every_n_epoch", 1]
-    options += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
-    command("fit", "--config", CONFIGS / "mnist5k.yaml", *options)
+@pytest.mark.slow
+def test_a_classifier_and_a_probe(tmp_path, capsys):
+    root = ("--trainer.default_root_dir", tmp_path, "--trainer.max_steps", 55)
+    often = ("--trainer.check_val_every_n_epoch", 1)
+    call("fit", "--config", CONFIGS / "mnist5k.yaml", *QUIET, *root, *often)
     with (tmp_path / "version_0" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     last = {key: value for row in rows for key, value in row.items() if value}
     assert float(last["test/accuracy"]) > 0.6
     assert 0 <= float(last["val/calibration_error"]) < 0.5
     assert float(last["test/bits_per_dim"]) < 6
-    done = task("probe", tmp_path / "version_0", tmp_path / "probe.npz")
-    assert float(re.search(r"linear probe (\S+)", done.stdout)[1]) > 0.7
-
-
-REFUSED = {
-    "a patch that does not fit": (
-        ["fit", "--config", "CONFIG", "--model.flow.init_args.patch_size", "5"],
-        "not divisible by patch height 5",
-    ),
-    "no images in a batch": (
-        ["fit", "--config", "CONFIG", "--data.init_args.batch_size", "0"],
-        "batch_size must be at least 1",
-    ),
-    "images of another shape": (
-        [
-            *("fit", "--config", "CONFIG", "--data.init_args.size", "16"),
-            *("--trainer.default_root_dir", "ROOT"),
-        ],
-        "expected shape (batch, 3, 32, 32)",
-    ),
-    "no such split": (
-        ["score", "--ckpt_path", "LAST", "--split", "exam", "--output", "OUTPUT"],
-        "no split 'exam'",
-    ),
-    "a test of random weights": (["test", "--config", "CONFIG"], "which weights"),
-    "no checkpoint": (["sample", "--config", "CONFIG"], "which weights"),
-    "a missing one": (
-        ["score", "--config", "CONFIG", "--ckpt_path", "none.ckpt"],
-        "there is no checkpoint none.ckpt",
-    ),
-    "another model": (
-        ["embed", "--ckpt_path", "LAST", "--model.flow.init_args.hidden_features", "4"],
-        "do not fit the model of the config",
-    ),
-    "a wrong suffix": (
-        ["score", "--ckpt_path", "LAST", "--output", "scores.txt"],
-        "output must end with .csv or .parquet",
-    ),
-    "classes of no classes": (["sample", "--ckpt_path", "LAST", "--classes", "[1]"], "classes"),
-    "guidance of a MixerFlow": (
-        ["sample", "--ckpt_path", "LAST", "--guidance", "1"],
-        "MixerFlow has no guidance",
-    ),
-    "an output that cannot be": (
-        ["sample", "--ckpt_path", "LAST", "--output", "/proc/s.npz"],
-        "/proc cannot be written",
-    ),
-    "a run that cannot be": (
-        ["fit", "--config", "CONFIG", "--trainer.default_root_dir", "/proc/runs"],
-        "/proc/runs cannot be written",
-    ),
-    "no data": (
-        [
-            *("fit", "--config", "CONFIG", "--data", "mixer_bijectors.train.Images"),
-            *("--data.init_args.path", "./none", "--trainer.default_root_dir", "ROOT"),
-        ],
-        "there is no folder or file ./none",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_errors_are_one_sentence(kind, run, tmp_path):
-    arguments, told = REFUSED[kind]
-    places = {
-        "CONFIG": run / "config.yaml",
-        "LAST": run / "checkpoints" / "last.ckpt",
-        "ROOT": tmp_path,
-        "OUTPUT": tmp_path / "scores.csv",
-    }
-    done = command(*(places.get(a, a) for a in arguments), fails=True)
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("mixer-bijectors: ") and told in last
-    assert "Traceback" not in done.stderr
-    assert not list(tmp_path.glob("*.parts"))
-
-
-def test_results_of_other_data_or_settings_are_not_mixed_in(run, tmp_path):
-    folders = []
-    for value, name in ((40, "a"), (200, "b")):
-        folders.append(tmp_path / name)
-        folders[-1].mkdir()
-        for index in range(6):
-            pixels = np.full((32, 32, 3), value, np.uint8)
-            Image.fromarray(pixels).save(folders[-1] / f"{index}.png")
-
-    def score(folder, output, *options):
-        data = ("--data", "mixer_bijectors.train.Images", "--data.init_args.path", folder)
-        data += ("--data.init_args.batch_size", 2, "--data.init_args.test_split", "all")
-        task("score", run, tmp_path / output, *data, *options)
-        with (tmp_path / output).open(newline="") as file:
-            return [float(row["bits_per_dim"]) for row in csv.DictReader(file)]
-
-    want = score(folders[1], "b.csv")
-    # What a run over the other folder has left when it was cut off.
-    line, environment = start(
-        *("score", "--ckpt_path", run / "checkpoints" / "last.ckpt"),
-        *("--output", tmp_path / "mixed.csv", "--trainer.accelerator", "cpu"),
-        *("--data", "mixer_bijectors.train.Images", "--data.init_args.path", folders[0]),
-        *("--data.init_args.batch_size", 2, "--data.init_args.test_split", "all"),
-        *("--trainer.limit_predict_batches", 2),
-    )
-    subprocess.run(line, env=environment, check=True, capture_output=True)
-    (tmp_path / "mixed.csv").unlink()
-    assert score(folders[1], "mixed.csv") == want
-
-
-def test_killed_and_resumed_runs_end_with_the_same_weights(tmp_path):
-    options = [*SMALL, "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "1"]
-    row = kill_resume.compare(tmp_path, kills=4, steps=240, options=options, seed=1)
-    assert row["steps"] == 240
-    assert row["kills"] >= 2, row
-    assert row["checkpoints unreadable"] == 0
-    assert row["tensors that differ"] == 0
-
-
-def test_a_config_is_that_of_the_checkpoints_beside_it(tmp_path):
-    fit(tmp_path, 3)
-    before = (tmp_path / "version_0" / "config.yaml").read_text()
-    done = command(
-        *("fit", "--config", tmp_path / "version_0" / "config.yaml", "--ckpt_path", "last"),
-        *("--model.flow.init_args.hidden_features", 4, "--trainer.max_steps", 6),
-        fails=True,
-    )
-    assert "does not fit the model of the config" in done.stderr.strip().splitlines()[-1]
-    assert (tmp_path / "version_0" / "config.yaml").read_text() == before
-
-
-def test_plugins_of_the_config_are_used(tmp_path):
-    plugin = "lightning.pytorch.plugins.environments.LightningEnvironment"
-    fit(tmp_path, 2, f"--trainer.plugins+={plugin}")
-    fit(tmp_path, 2, "--trainer.plugins+=mixer_bijectors.train.AtomicCheckpointIO")
-
-
-def test_other_data_modules_serve(tmp_path):
-    (tmp_path / "others.py").write_text(
-        "import lightning as L, torch\n"
-        "class Others(L.LightningDataModule):\n"
-        "    def train_dataloader(self):\n"
-        "        x = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)\n"
-        "        return torch.utils.data.DataLoader(x, batch_size=4)\n"
-        "    val_dataloader = train_dataloader\n"
-    )
-    config = CONFIGS / "photos.yaml"
-    line, environment = start(
-        *("fit", "--config", config, "--trainer.default_root_dir", tmp_path / "runs"),
-        *(*SMALL[:8], "--data", "others.Others", "--trainer.max_steps", 2),
-    )
-    environment["PYTHONPATH"] = str(tmp_path)
-    done = subprocess.run(line, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "checkpoints, logs and pictures are in" in done.stdout
-
-
-def test_averaged_weights_are_tested_after_a_fit(tmp_path):
-    averages = "lightning.pytorch.callbacks.EMAWeightAveraging"
-    done = fit(
-        *(tmp_path, 24, f"--trainer.callbacks+={averages}"),
-        *("--trainer.callbacks.decay", "0.9", "--trainer.callbacks.use_buffers", "false"),
-    )
-    run = tmp_path / "version_0"
-    best = load_checkpoint(run / "checkpoints" / "best.ckpt")
-    assert any(
-        not torch.equal(weight, best["current_model_state"][key])
-        for key, weight in best["state_dict"].items()
-    )
-    again = command("test", "--ckpt_path", run / "checkpoints" / "best.ckpt")
-    tested = re.search(r"test/bits_per_dim\D+(\d\S+)", again.stdout)[1]
-    assert f"{float(tested):.3f}" == re.search(r"per dimension (\S+),", done.stdout)[1]
-
-
-def test_last_starts_afresh_where_there_is_nothing(tmp_path):
-    fit(tmp_path, 3, "--ckpt_path", "last")
-    assert load_checkpoint(tmp_path / "version_0/checkpoints/last.ckpt")["global_step"] == 3
-    fit(tmp_path, 5, "--ckpt_path", "last")
-    assert load_checkpoint(tmp_path / "version_0/checkpoints/last.ckpt")["global_step"] == 5
-    fit(tmp_path, 3)
-    assert (tmp_path / "version_1").exists(), "without it, a new run"
-
-
-@pytest.mark.parametrize(
-    "path", sorted(Path(str(CONFIGS)).glob("*.yaml")), ids=lambda p: p.stem
-)
-def test_every_configuration_parses(path):
-    config = yaml.safe_load(path.read_text())
-    options = [] if "data" in config else ["--data", "mixer_bijectors.train.Digits"]
-    command("fit", "--config", path, *options, "--print_config")
-
-
-@pytest.mark.parametrize("name", ["torchrun", "slurm", "sharded"])
-def test_settings_of_a_cluster_go_on_top(name):
-    overlay = CONFIGS / "cluster" / f"{name}.yaml"
-    configs = ("--config", CONFIGS / "photos.yaml", "--config", overlay)
-    printed = yaml.safe_load(command("fit", *configs, "--print_config").stdout)
-    want = yaml.safe_load(overlay.read_text())["trainer"]
-    assert {key: printed["trainer"][key] for key in want} == want
-    assert printed["model"]["flow"]["init_args"]["num_layers"] == 4
-
-
-def test_a_model_is_exported(run, tmp_path):
-    task("export", run, tmp_path / "model.safetensors")
-    weights = load_file(tmp_path / "model.safetensors")
-    state = load_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
-    assert set(weights) == {key.removeprefix("flow.") for key in state}
-    assert all(
-        torch.equal(torch.from_numpy(weights[k.removeprefix("flow.")]), state[k]) for k in state
-    )
+    checkpoint = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    task("probe", checkpoint, tmp_path / "probe.npz")
+    assert float(re.search(r"linear probe (\S+)", capsys.readouterr().out)[1]) > 0.7

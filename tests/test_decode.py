@@ -186,6 +186,70 @@ def test_an_upright_16_bit_image_and_exif_that_makes_no_sense():
     assert open_image(encoded, 3).size == (4, 4)
 
 
+def exif_of(*tags, order="<", tail=b""):
+    """EXIF of one directory; each tag is (number, type, count, the four bytes of its value)."""
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}L", 8)
+    entries = b"".join(struct.pack(f"{order}HHL4s", *tag) for tag in sorted(tags))
+    count = struct.pack(f"{order}H", len(tags))
+    return b"Exif\0\0" + head + count + entries + bytes(4) + tail
+
+
+def orientation_tag(value, order="<"):
+    return (0x0112, 3, 1, struct.pack(f"{order}HH", value, 0))
+
+
+ODD_TAGS = {
+    "signed resolution": (0x011A, 10, 1, struct.pack("<L", 8 + 2 + 2 * 12 + 4)),
+    "text in StripOffsets": (0x0111, 2, 4, b"abc\0"),
+    "a description outside of the file": (0x010E, 2, 1000, b"\xff" * 4),
+    "a camera of no type": (0x010F, 0, 1, bytes(4)),
+    "a directory that is none": (0x8769, 4, 1, b"\xff" * 4),
+}
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("odd", ODD_TAGS)
+def test_one_odd_tag_beside_the_orientation(odd, form):
+    exif = exif_of(orientation_tag(6), ODD_TAGS[odd], tail=struct.pack("<ll", -1, 0))
+    assert open_image(encode(random_image(6, 4), form, exif=exif), 3).size == (4, 6)
+
+
+def test_a_resolution_that_is_empty_text(tmp_path):
+    exif = exif_of(orientation_tag(6), (0x011A, 2, 4, bytes(4)), (0x0128, 3, 1, b"\2\0\0\0"))
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encode(random_image(6, 4), "JPEG", exif=exif))
+    for source in (path, path.read_bytes()):
+        assert open_image(source, 3).size == (4, 6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("order", "<>")
+def test_only_the_orientation_is_read_of_damaged_exif(order):
+    random = Random(0)
+    known = (0x0100, 0x010E, 0x0111, 0x0117, 0x011A, 0x0128, 0x0132, 0x02BC, 0x8769, 0x8825)
+    for trial in range(300):
+        tags = {random.choice([*known, random.randrange(2**16)]) for _ in range(4)} - {0x0112}
+        damaged = [
+            (
+                tag,
+                random.choice([*range(14), random.randrange(2**16)]),
+                random.choice([0, 1, 2, 4, 5, 100, 2**31, 2**32 - 1]),
+                random.choice([b"text", bytes(4), b"\xff" * 4, random.randbytes(4)]),
+            )
+            for tag in tags
+        ]
+        value = random.randrange(1, 9)
+        exif = exif_of(orientation_tag(value, order), *damaged, order=order)
+        decoded = open_image(encode(random_image(6, 4), "JPEG", exif=exif), 1)
+        assert decoded.size == ((4, 6) if value > 4 else (6, 4)), (trial, value, damaged)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_orientation_that_there_is_not(value):
+    encoded = encode(random_image(6, 4), exif=exif_of(orientation_tag(value)))
+    assert open_image(encoded, 3).size == (6, 4)
+
+
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_the_first_frame_of_an_animation(form):
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "lime")]

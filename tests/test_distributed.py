@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from test_cli import CONFIGS, SMALL, command
+from commands import CONFIGS, QUIET, SMALL, call, command
 
 from mixer_bijectors.train import load_checkpoint
 
@@ -25,7 +25,8 @@ def fit(folder, processes, strategy, steps=20, precision="64-true", *options):
     options += ["--data.init_args.batches_per_epoch", 8 * processes]
     options += ["--trainer.limit_val_batches", 3, "--trainer.limit_test_batches", 3]
     root = ("--trainer.default_root_dir", folder)
-    command("fit", "--config", CONFIGS / "photos.yaml", *root, *SMALL, *options)
+    run = command if processes > 1 else call
+    run("fit", "--config", CONFIGS / "photos.yaml", *root, *SMALL, *options)
     with (folder / "version_0" / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["train/bits_per_dim"]]
     state = load_checkpoint(folder / "version_0" / "checkpoints" / "last.ckpt")
@@ -69,37 +70,45 @@ def test_a_sharded_run_is_saved_and_resumed(tmp_path):
         torch.testing.assert_close(resumed["state_dict"][name], value, msg=name)
 
 
-def test_bits_per_dim_do_not_depend_on_the_number_of_processes(tmp_path):
+def table_of_test(folder, processes, batch_size, capsys):
+    """What the test of a run prints."""
+    arguments = ["test", "--ckpt_path", folder / "version_0" / "checkpoints" / "last.ckpt"]
+    arguments += [*QUIET, "--data.init_args.batch_size", batch_size]
+    arguments += ["--trainer.limit_test_batches", "1.0"]
+    if processes > 1:
+        ddp = ("--trainer.devices", processes, "--trainer.strategy", "ddp")
+        return command(*arguments, *ddp).stdout
+    call(*arguments)
+    return capsys.readouterr().out
+
+
+def fit_briefly(config, folder):
+    root = ("--trainer.default_root_dir", folder, "--trainer.max_steps", 2)
+    untested = ("--trainer.limit_test_batches", 0, "--trainer.limit_val_batches", 0)
+    call("fit", "--config", CONFIGS / config, *QUIET, *root, *untested)
+
+
+def test_bits_per_dim_do_not_depend_on_the_number_of_processes(tmp_path, capsys):
     """359 images in 23 batches, which neither two nor three processes share evenly."""
-    root = ("--trainer.default_root_dir", tmp_path, "--trainer.max_steps", 3)
-    quiet = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
-    command("fit", "--config", CONFIGS / "digits.yaml", *root, *quiet)
+    fit_briefly("digits.yaml", tmp_path)
     seen = set()
     for processes in (1, 2, 3):
-        strategy = "ddp" if processes > 1 else "auto"
-        done = command(
-            *("test", "--ckpt_path", tmp_path / "version_0" / "checkpoints" / "last.ckpt"),
-            *("--trainer.devices", processes, "--trainer.strategy", strategy, *quiet),
-            *("--data.init_args.batch_size", 16),
-        )
-        seen.add(re.search(r"test/bits_per_dim\s+(\S+)", done.stdout)[1])
+        table = table_of_test(tmp_path, processes, 16, capsys)
+        seen.add(re.search(r"test/bits_per_dim\s+(\S+)", table)[1])
     assert len(seen) == 1, seen
     assert len(seen.pop()) > 12, "to the last digit"
 
 
-def test_a_classifier_is_tested_where_a_process_has_nothing_to_do(tmp_path):
+def test_a_classifier_is_tested_where_a_process_has_nothing_to_do(tmp_path, capsys):
     """All images are in two batches, which leave the third process without one."""
-    root = ("--trainer.default_root_dir", tmp_path, "--trainer.max_steps", 2)
-    quiet = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
-    command("fit", "--config", CONFIGS / "mnist5k.yaml", *root, *quiet)
-    seen = set()
-    for processes in (1, 3):
-        strategy = "ddp" if processes > 1 else "auto"
-        done = command(
-            *("test", "--ckpt_path", tmp_path / "version_0" / "checkpoints" / "last.ckpt"),
-            *("--trainer.devices", processes, "--trainer.strategy", strategy, *quiet),
-            *("--data.init_args.batch_size", 500),
+    fit_briefly("mnist5k.yaml", tmp_path)
+    names = "accuracy|bits_per_dim|calibration_error"
+    seen = {
+        tuple(
+            re.findall(
+                rf"test/(?:{names})\s+(\S+)", table_of_test(tmp_path, processes, 500, capsys)
+            )
         )
-        names = "accuracy|bits_per_dim|calibration_error"
-        seen.add(tuple(re.findall(rf"test/(?:{names})\s+(\S+)", done.stdout)))
+        for processes in (1, 3)
+    }
     assert len(seen) == 1 and len(seen.pop()) == 3, seen

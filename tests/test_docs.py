@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -37,6 +38,12 @@ def test_pages(page):
     namespace = {}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         exec(compile(block, str(page), "exec"), namespace)
+
+
+def test_the_page_shows_the_function_that_was_measured():
+    posterior = pytest.importorskip("posterior")
+    page = (ROOT / "docs" / "bridges.md").read_text()
+    assert inspect.getsource(posterior.spline_flow) in page
 
 
 def test_every_public_name_has_an_example():

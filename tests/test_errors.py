@@ -1,5 +1,7 @@
 """What a user reads who passes the wrong thing."""
 
+from types import SimpleNamespace
+
 import normflows as nf
 import pytest
 import torch
@@ -143,12 +145,36 @@ ERRORS = {
         ValueError,
         "CausalTransformer: built with context_features=2 but called without context",
     ),
-    "a generator for another base": (
-        lambda: tiny(base=nf.distributions.GaussianMixture(2, 48)).sample(
-            2, generator=torch.Generator()
-        ),
+    "a base of vectors": (
+        lambda: tiny(base=nf.distributions.GaussianMixture(2, 48)).sample(2),
         ValueError,
-        "MixerFlow: GaussianMixture takes no generator",
+        "MixerFlow: GaussianMixture gave latents of shape (2, 48), expected (2, 4, 12)",
+    ),
+    "a base of torch": (
+        lambda: tiny(base=torch.distributions.Normal(0.0, 1.0)).sample(2),
+        TypeError,
+        "MixerFlow: Normal cannot be called for samples; take a distribution of normflows",
+    ),
+    "a generator on another device": (
+        lambda: tiny().sample(2, generator=SimpleNamespace(device=torch.device("cuda"))),
+        ValueError,
+        "MixerFlow: the generator is on cuda, but the base on cpu; make one with",
+    ),
+    "a base of other classes": (
+        lambda: tiny(num_classes=2, base=nf.distributions.ClassCondDiagGaussian((4, 12), 3)),
+        ValueError,
+        "MixerFlow: the base ClassCondDiagGaussian is for 3 classes, but the model for "
+        "num_classes=2",
+    ),
+    "densities of parts of an image": (
+        lambda: mb.denoise(torch.distributions.Normal(0.0, 1.0), IMAGES, 0.1),
+        ValueError,
+        "denoise: Normal gave log-densities of shape (2, 3, 4, 4), expected (2,), one for each",
+    ),
+    "no target": (
+        lambda: tiny().reverse_kld(2),
+        ValueError,
+        "MixerFlow: the model has no target; set its attribute p",
     ),
     "noise": (
         lambda: images.add_noise(torch.zeros(2, dtype=torch.uint8), -1.0),
@@ -260,7 +286,7 @@ ERRORS = {
     "a vector to a matrix layer": (
         lambda: mb.ChannelMixing(mb.ActNorm(5)).inverse(X),
         ValueError,
-        "ChannelMixing: expected shape (batch, patches, features), got (2, 5)",
+        "ChannelMixing: expected shape (batch, patches, 5), got (2, 5)",
     ),
     "features": (
         lambda: mb.LULinear(4).inverse(X),

@@ -84,15 +84,18 @@ def test_a_bad_loss_ends_the_run_before_it_reaches_the_weights(tmp_path, options
     assert all(p.isfinite().all() for p in module.parameters())
 
 
-def test_the_last_good_checkpoint_is_named(tmp_path):
-    module = Bad({5})
-    last = LastCheckpoint(every_n_train_steps=2)
+@pytest.mark.parametrize(
+    ("when", "bad", "good", "batches"),
+    [({"every_n_train_steps": 2}, 5, 4, 0), ({}, 7, 5, 1)],
+    ids=["of an interval", "of the first validation"],
+)
+def test_the_last_good_checkpoint_is_named(tmp_path, when, bad, good, batches):
+    last = LastCheckpoint(**when)
     last.dirpath = str(tmp_path)
+    trainer = make_trainer(tmp_path, Guard(), last, max_steps=8, limit_val_batches=batches)
     with pytest.raises(RunError, match=rf"checkpoint is {tmp_path}/last.ckpt"):
-        make_trainer(tmp_path, Guard(), last, max_steps=8, limit_val_batches=0).fit(
-            module, datamodule=Noise()
-        )
-    assert load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 4
+        trainer.fit(Bad({bad}), datamodule=Noise())
+    assert load_checkpoint(tmp_path / "last.ckpt")["global_step"] == good
 
 
 def test_bad_steps_are_skipped_and_counted(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Images in the formats that they come in."""
 
 import io
+import os
 import pickle
 
 import datasets
@@ -190,18 +191,25 @@ def test_classes_named_like_splits(tmp_path):
 
 
 def test_a_folder_is_searched_once(tmp_path, monkeypatch):
-    globs = []
-    search = datasets.data_files.resolve_pattern
+    searched = []
+    scan = os.scandir
 
-    def count(pattern, *arguments, **options):
-        globs.append(pattern)
-        return search(pattern, *arguments, **options)
+    def count(path):
+        searched.append(os.path.relpath(path, tmp_path / "data"))
+        return scan(path)
 
-    monkeypatch.setattr(datasets.data_files, "resolve_pattern", count)
+    monkeypatch.setattr(os, "scandir", count)
     data = Images(str(make_folder(tmp_path / "data")), SHAPE, 5)
     data.prepare_data()
     data.setup("fit")
-    assert globs == ["train/**", "test/**"]
+    monkeypatch.undo()
+    assert sorted(searched) == [
+        ".",
+        *(f"test{c}" for c in ("", "/a", "/b")),
+        "train",
+        "train/a",
+        "train/b",
+    ]
 
 
 def test_a_dataset_of_the_hub(tmp_path, monkeypatch):

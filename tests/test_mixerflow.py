@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import normflows as nf
 import pytest
@@ -174,3 +175,40 @@ def test_compiles_to_one_graph(direction):
     assert_close(
         compiled(x, labels), getattr(model, direction)(x, labels), atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("method", ["log_prob", "embed", "forward_kld"])
+@pytest.mark.parametrize(
+    ("pixels", "warns"),
+    {
+        "levels": (torch.rand(2, 3, 8, 12) * 255, True),
+        "sixteen levels": (torch.randint(17, (2, 3, 8, 12)).double().float(), True),
+        "centred levels": (torch.rand(2, 3, 8, 12) * 255 - 128, True),
+        "images": (torch.rand(2, 3, 8, 12) * 2 - 1, False),
+        "noisy images": (torch.randn(2, 3, 8, 12), False),
+        "one pixel far out": (torch.eye(96).reshape(32, 3, 8, 12)[:2] * 100 - 1, False),
+        "nan": (torch.full((2, 3, 8, 12), torch.nan), False),
+    }.values(),
+)
+def test_pixels_on_another_scale_warn_once(pixels, warns, method):
+    model = small()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        getattr(model, method)(pixels)
+        getattr(model, method)(pixels)
+    assert len(caught) == warns
+    if warns:
+        assert "where models expect [-1, 1); scale 8-bit" in str(caught[0].message)
+
+
+def test_results_are_contiguous():
+    """So that `view` flattens them, also those of strided inputs."""
+    model, tar = perturbed(small()), mb.presets.attention_hybrid((3, 8, 12), (4, 2), 1)
+    for each in (model, tar.eval()):
+        x = torch.rand(5, 8, 12, 3).permute(0, 3, 1, 2)
+        z = each.inverse(x)
+        results = [z, each.sample(2)[0], each(z), each.forward_and_log_det(z)[0]]
+        strided = each(torch.randn(5, 24, 12).transpose(1, 2))
+        for result in (*results, strided, each.inverse_and_log_det(x)[0]):
+            assert result.view(len(result), -1).shape[1] == 288
+        assert_close(each.log_prob(x), each.log_prob(x.contiguous()))

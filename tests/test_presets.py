@@ -136,3 +136,42 @@ def test_class_conditional_couplings(univariate, net):
     assert_close(back, x, atol=1e-8, rtol=0)
     log_prob.sum().backward()
     assert all(p.grad.isfinite().all() for p in [x, *model.parameters()])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_is_built_on_no_device_and_gets_its_state_later(name):
+    """What `to_empty` and `load_state_dict` do not bring back must not be in the layers."""
+    model = tiny(PRESETS[name])
+    x = images(4)
+    model.log_prob(x)
+    with torch.device("meta"):
+        other = tiny(PRESETS[name])
+    state = {**dict(other.named_parameters()), **dict(other.named_buffers())}
+    assert all(tensor.is_meta for tensor in state.values())
+    other.to_empty(device="cpu").load_state_dict(model.state_dict())
+    results = []
+    for each in (model.eval(), other.eval()):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            results.append((each.log_prob(x), *each.sample(2)))
+    assert_close(results[0], results[1], atol=0, rtol=0)
+
+
+@pytest.fixture
+def default_float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_is_built_in_the_default_dtype(name, default_float64):
+    model = tiny(PRESETS[name])
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    model.log_prob(images(4))
+    x, log_prob = model.eval().sample(2)
+    again = model.log_prob(x)
+    assert {x.dtype, log_prob.dtype, again.dtype} == {torch.float64}
+    if name not in ESTIMATED:
+        atol = 1e-2 if name == "ffjord" else 1e-6
+        assert_close(again, log_prob, atol=atol, rtol=1e-6)

@@ -5,9 +5,11 @@ import signal
 from datetime import timedelta
 from functools import partial
 
+import kill_resume
 import lightning as L
 import pytest
 import torch
+from commands import QUIET, SMALL, TINY, call, run_and_be_killed
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 import mixer_bijectors as mb
@@ -205,3 +207,54 @@ def test_a_job_of_slurm_that_ends_is_saved_and_queued_again(tmp_path, monkeypatc
     assert load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 8
     monkeypatch.delenv("SLURM_JOB_ID")
     assert_same(fit(tmp_path / "on", every=100, ckpt_path=tmp_path / "last.ckpt"), seen)
+
+
+# Of 26 steps in epochs of four, with a checkpoint after every third.
+KILLS = [
+    ("start-up", 1),
+    ("a step", 3),  # before there is a checkpoint
+    ("a step", 8),
+    ("a validation", 1),
+    ("the writing of a checkpoint", 1),
+    ("the writing of a checkpoint", 4),
+    ("the pictures", 1),
+    ("a step", 9),
+    ("the last test", 1),
+]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_path):
+    callbacks = "lightning.pytorch.callbacks"
+    options = [
+        *("fit", *QUIET, *TINY, "--trainer.max_steps", 26, "--ckpt_path", "last"),
+        f"--trainer.callbacks+={callbacks}.ModelCheckpoint",
+        *("--trainer.callbacks.monitor", "val/bits_per_dim"),
+        *("--trainer.callbacks.filename", "best"),
+        *("--trainer.callbacks.enable_version_counter", "false"),
+        "--trainer.callbacks+=mixer_bijectors.train.LastCheckpoint",
+        *("--trainer.callbacks.every_n_train_steps", 3),
+        "--trainer.callbacks+=mixer_bijectors.train.Pictures",
+        f"--trainer.callbacks+={callbacks}.EMAWeightAveraging",
+        *("--trainer.callbacks.use_buffers", "false"),
+    ]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    call(*options, "--trainer.default_root_dir", whole)
+    options += ["--trainer.default_root_dir", killed]
+    for moment, calls in KILLS:
+        assert run_and_be_killed(options, moment, calls) == -signal.SIGKILL, moment
+        for path in killed.glob("*/checkpoints"):
+            for checkpoint in kill_resume.complete(path):
+                load_checkpoint(checkpoint)
+    assert run_and_be_killed(options, None, 0) == 0
+    folders = [kill_resume.last(folder).parent for folder in (whole, killed)]
+    assert load_checkpoint(folders[1] / "last.ckpt")["global_step"] == 26
+    assert kill_resume.differences(*folders) == []
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_kills(tmp_path):
+    options = [*SMALL, "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"]
+    row = kill_resume.compare(tmp_path, kills=1, steps=60, options=options, seed=1)
+    assert row["steps"] == 60 and row["checkpoints unreadable"] == 0
+    assert row["tensors that differ"] == 0

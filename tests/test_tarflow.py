@@ -283,3 +283,51 @@ def test_safetensors_round_trip(tmp_path):
     model = mb.TarFlow.from_reference(loaded, (1, 6, 8), 2, head_dim=8)
     x = torch.rand(2, 1, 6, 8)
     assert_close(model.log_prob(x), small().log_prob(x))
+
+
+def test_the_mean_of_a_trained_base_is_a_constant():
+    """Freezing a model and training it again must not train what never was."""
+    model = small(volume_preserving=True)
+    assert [name for name, _ in model.q0.named_parameters()] == ["log_scale"]
+    model.requires_grad_(False).requires_grad_(True)
+    x = torch.rand(4, 1, 6, 8)
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model.forward_kld(x).backward()
+        optimizer.step()
+    again = mb.TarFlow.from_reference(model.to_reference(), (1, 6, 8), 2, head_dim=8)
+    assert_close(again.log_prob(x), model.log_prob(x))
+
+
+def test_a_mean_that_was_trained_once_loads_and_is_not_dropped():
+    """Checkpoints hold `q0.loc` whether it was a parameter, which could be trained, or not."""
+    model = small(volume_preserving=True)
+    state = model.state_dict()
+    assert {"q0.loc", "q0.log_scale"} <= state.keys()
+    state["q0.loc"] = torch.full_like(state["q0.loc"], 0.5)
+    model.load_state_dict(state)
+    x = torch.rand(2, 1, 6, 8)
+    z, log_det = model.inverse_and_log_det(x)
+    normal = torch.distributions.Normal(0.5, model.q0.log_scale.exp())
+    assert_close(model.log_prob(x), normal.log_prob(z).flatten(1).sum(1) + log_det)
+    with pytest.raises(ValueError, match="no base but a Gaussian of mean zero"):
+        model.to_reference()
+    model.load_state_dict(state | {"q0.loc": torch.zeros_like(state["q0.loc"])})
+    model.q0.temperature = 0.5
+    with pytest.raises(ValueError, match=r"q0\.temperature to None"):
+        model.to_reference()
+    mixer = mb.MixerFlow((1, 6, 8), 2, num_layers=1, hidden_features=8, shift_every=0)
+    mixer.q0.temperature = 0.5
+    with pytest.raises(ValueError, match="the mixer has a base of its own"):
+        small(mixer=mixer)
+
+
+def test_a_model_with_a_trained_base_is_built_on_no_device():
+    model = small(volume_preserving=True)
+    with torch.device("meta"):
+        other = small(volume_preserving=True)
+        assert other.to_reference()["var"].is_meta
+    other.to_empty(device="cpu").load_state_dict(model.state_dict())
+    x = torch.rand(2, 1, 6, 8)
+    assert_close(other.log_prob(x), model.log_prob(x), atol=0, rtol=0)

@@ -13,6 +13,7 @@ from conftest import UNIVARIATES
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
@@ -299,6 +300,72 @@ def test_inputs_that_all_lie_in_the_tails_or_at_the_ends(name, inverse):
 def test_impossible_splines_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: mb.RationalQuadratic(circular=[False, True]),
+            "circular must be True or False for all features, got a list",
+        ),
+        (
+            lambda: mb.RationalQuadratic(bound=torch.tensor([1.0, 2.0])),
+            "RationalQuadratic: bound must be one number for all features, got a Tensor",
+        ),
+        (
+            lambda: mb.MonotoneBSpline(bound=[1.0, 2.0]),
+            "MonotoneBSpline: bound must be one number for all features, got a list",
+        ),
+        (
+            lambda: mb.Affine(max_log_scale=torch.ones(2)),
+            "Affine: max_log_scale must be one number for all features, got a Tensor",
+        ),
+    ],
+)
+def test_settings_for_each_feature_are_refused(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("dynamic", [True, None], ids=["dynamic", "automatic"])
+@pytest.mark.parametrize("name", ["spline", "bspline"])
+def test_two_couplings_compile_once_for_all_batch_sizes(name, dynamic):
+    """With gradients; an automatic compiler makes a second graph when a size changes."""
+    chain = mb.Chain(
+        mb.Coupling(6, UNIVARIATES[name], hidden_features=8, reverse=reverse)
+        for reverse in (False, True)
+    )
+    for parameter in chain.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    torch._dynamo.reset()
+    graphs = CompileCounterWithBackend("eager")
+    compiled = torch.compile(chain.inverse, fullgraph=True, dynamic=dynamic, backend=graphs)
+    for batch in (4, 7, 12):
+        x = torch.randn(batch, 6, requires_grad=True)
+        z, log_det = compiled(x)
+        assert_close((z, log_det), chain.inverse(x))
+        (z.sum() + log_det.sum()).backward()
+    assert graphs.frame_count == (1 if dynamic else 2)
+
+
+@pytest.mark.slow
+def test_one_compiled_spline_serves_a_model():
+    """Several shapes, both directions, with gradients and without, within the limit of 8."""
+    spline = mb.RationalQuadratic(num_bins=4)
+    torch._dynamo.reset()
+    graphs = CompileCounterWithBackend("eager")
+    compiled = torch.compile(
+        lambda *arguments: spline(*arguments), fullgraph=True, dynamic=True, backend=graphs
+    )
+    for shape in ((4, 3), (64, 12), (2, 3, 8, 8), (5, 12, 4, 4)):
+        for inverse in (False, True):
+            for gradients in (False, True):
+                x, params = torch.randn(shape), torch.randn(*shape, spline.num_params)
+                with torch.set_grad_enabled(gradients):
+                    got = compiled(x, params.requires_grad_(gradients), inverse)
+                assert_close(got, spline(x, params, inverse))
+    assert graphs.frame_count <= 8
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class HybridClassifier(nn.Module):
         z, log_det = self.flow.inverse_and_log_det(x)
         # The flow answers images of lower precision in theirs, a linear map does not.
         logits = self.head(z.flatten(1).to(self.head.weight.dtype))
-        return self.flow.q0.log_prob(z) + log_det, logits
+        return self.flow.base_log_prob(z) + log_det, logits
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of a batch, a scalar."""
@@ -95,7 +95,7 @@ class HybridClassifier(nn.Module):
 
     def combine(self, log_prob: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss from what `forward` returns."""
-        self._check_labels(labels, len(logits))
+        self._check_labels(labels, logits.shape[0])
         nats = -log_prob.mean() / math.prod(self.image_shape)
         return nats + self.weight * F.cross_entropy(logits, labels.long())
 

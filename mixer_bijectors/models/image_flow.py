@@ -1,7 +1,9 @@
 """What the models of images share."""
 
-import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import normflows as nf
 import torch
@@ -10,10 +12,12 @@ from torch import Tensor
 from .._checks import check_input, is_readable
 from ..flow import Flow, apply_flows
 from ..patches import Patchify
+from .bases import Base, class_weights
 
 __all__ = ["ImageFlow"]
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_FAR_OUT = 8.0  # images in [-1, 1) have no such pixels, with whatever noise they are given
 
 
 class ImageFlow(nf.NormalizingFlow):
@@ -23,9 +27,11 @@ class ImageFlow(nf.NormalizingFlow):
         base: distribution of the latents, of shape (num_patches, features).
         flows: the flows from latent to data, as normflows lists them.
         patchify: the geometry of images and latents.
-        num_classes: number of classes; flows get the labels, one-hot, as their context. 0 for
-            an unconditional model.
+        num_classes: number of classes; flows get the labels, one-hot, as their context, and a
+            class-conditional base gets them too. 0 for an unconditional model.
     """
+
+    _warned_of_pixels = False
 
     def __init__(
         self,
@@ -39,6 +45,7 @@ class ImageFlow(nf.NormalizingFlow):
         self.patch_size = patchify.patch_size
         self.latent_shape = (patchify.num_patches, patchify.features)
         self.num_classes = num_classes
+        self._as_base(self.q0).check()
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (batch, channels, height, width) of latents (batch, num_patches, features)."""
@@ -52,23 +59,79 @@ class ImageFlow(nf.NormalizingFlow):
         self, z: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Images of latents, and the log-determinant (batch,) of that map."""
-        return apply_flows(self.flows, *self._read_latents(z, labels))
+        x, log_det = apply_flows(self.flows, *self._read_latents(z, labels))
+        return x.contiguous(), log_det
 
     def inverse_and_log_det(
         self, x: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Latents of images, and the log-determinant (batch,) of that map."""
         check_input(type(self).__name__, x, *self.image_shape)
-        return apply_flows(self.flows, x, self._context(labels, x), inverse=True)
+        self._look_at_pixels(x)
+        z, log_det = apply_flows(self.flows, x, self._context(labels, x), inverse=True)
+        return z.contiguous(), log_det
 
     def log_prob(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Log-density (batch,) of images, in nats; see `images.bits_per_dim`."""
         z, log_det = self.inverse_and_log_det(x, labels)
-        return self.q0.log_prob(z) + log_det
+        return self.base_log_prob(z, labels) + log_det
+
+    def base_log_prob(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Log-density (batch,) of latents under the base, in nats."""
+        return self._as_base(self.q0).log_prob(z, self._check_labels(labels, z.shape[0]))
 
     def forward_kld(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Mean negative log-density of a batch, the loss of maximum likelihood."""
         return -self.log_prob(x, labels).mean()
+
+    def reverse_kld(
+        self,
+        num_samples: int = 1,
+        beta: float = 1.0,
+        score_fn: bool = True,
+        *,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Divergence of the model from its target `p`, estimated from samples.
+
+        Args:
+            num_samples: number of samples.
+            beta: weight of the target's log-density.
+            score_fn: let the gradient run through the parameters of the log-density too, not
+                only through the samples.
+            labels: classes of the samples, for a class-conditional model.
+        """
+        x, log_q = self.sample(num_samples, labels)
+        if not score_fn:
+            with self._fixed_parameters():
+                log_q = self.log_prob(x, labels)
+        return log_q.mean() - beta * self._target_log_prob(x, labels).mean()
+
+    def reverse_alpha_div(
+        self,
+        num_samples: int = 1,
+        alpha: float = 1,
+        dreg: bool = False,
+        *,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Alpha divergence between the target `p` and the model, estimated from samples.
+
+        Args:
+            num_samples: number of samples.
+            alpha: order of the divergence.
+            dreg: take the gradient by the doubly reparametrised estimator.
+            labels: classes of the samples, for a class-conditional model.
+        """
+        x, log_q = self.sample(num_samples, labels)
+        log_p = self._target_log_prob(x, labels)
+        if not dreg:
+            sign = (alpha > 1) - (alpha < 1)
+            return sign * (alpha * (log_p - log_q)).logsumexp(0)
+        share = num_samples * (alpha * (log_p - log_q).detach()).softmax(0)
+        with self._fixed_parameters():
+            log_ratio = log_p - self.log_prob(x, labels)
+        return -alpha * (((1 - alpha) * share + alpha * share.square()) * log_ratio).mean()
 
     def sample(
         self,
@@ -81,11 +144,11 @@ class ImageFlow(nf.NormalizingFlow):
         """Images (num_samples, channels, height, width) and their log-densities (num_samples,).
 
         A `temperature` other than 1 scales the standard deviation of the base, which must
-        have the `temperature` attribute of normflows' Gaussians; the log-densities are then
-        those of the tempered model. Random numbers come from `generator`, if the base is a
-        `DiagGaussian`, or from the global one.
+        have the `temperature` attribute of normflows' Gaussians, and multiplies what that is
+        set to; the log-densities are then those of the tempered model. Random numbers come
+        from `generator`, or from the global one.
         """
-        z, log_prob = self._draw(num_samples, temperature, generator)
+        z, log_prob = self._draw(num_samples, labels, temperature, generator)
         x, log_det = self.forward_and_log_det(z, labels)
         return x, log_prob - log_det
 
@@ -94,44 +157,72 @@ class ImageFlow(nf.NormalizingFlow):
         return self.inverse(x, labels).flatten(1)
 
     def _draw(
-        self, num_samples: int, temperature: float, generator: torch.Generator | None
+        self,
+        num_samples: int,
+        labels: Tensor | None,
+        temperature: float,
+        generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
         """Latents of the tempered base, and their log-densities."""
-        base, name = self.q0, type(self).__name__
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"{name}: temperature must be positive, got {temperature}")
-        if type(base) is nf.distributions.DiagGaussian:
-            shape = (num_samples, *base.loc.shape[1:])
-            noise = torch.randn(
-                shape, generator=generator, dtype=base.loc.dtype, device=base.loc.device
-            )
-            log_scale = base.log_scale + math.log(temperature)
-            density = -0.5 * (noise.square() + math.log(2 * math.pi)) - log_scale
-            return base.loc + log_scale.exp() * noise, density.flatten(1).sum(1)
-        if generator is not None:
+        labels = self._check_labels(labels, num_samples)
+        return self._as_base(self.q0).draw(num_samples, labels, temperature, generator)
+
+    def _as_base(self, base: Any) -> Base:
+        return Base(type(self).__name__, base, self.latent_shape, self.num_classes)
+
+    def _target_log_prob(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        name = type(self).__name__
+        if self.p is None:
             raise ValueError(
-                f"{name}: {type(base).__name__} takes no generator; leave it out, and seed the "
-                "global one with torch.manual_seed"
+                f"{name}: the model has no target; set its attribute p to a distribution with "
+                "log_prob(x)"
             )
-        if temperature == 1.0:
-            return base(num_samples)
-        if not hasattr(base, "temperature"):
-            raise ValueError(
-                f"{name}: {type(base).__name__} has no temperature; use temperature=1.0"
-            )
-        before, base.temperature = base.temperature, temperature
+        target = Base(name, self.p, None, self.num_classes)
+        return target.log_prob(x, self._check_labels(labels, x.shape[0]))
+
+    @contextmanager
+    def _fixed_parameters(self) -> Iterator[None]:
+        """Take parameters as constants; those that are trained are trained again afterwards."""
+        trained = [p for p in self.parameters() if p.requires_grad]
         try:
-            return base(num_samples)
+            for parameter in trained:
+                parameter.requires_grad_(False)
+            yield
         finally:
-            base.temperature = before
+            for parameter in trained:
+                parameter.requires_grad_()
+
+    def _look_at_pixels(self, x: Tensor) -> None:
+        """Warn once of images on another scale than [-1, 1); on the CPU, where a look is cheap.
+
+        A few pixels far out are no reason: a model's own samples may have them.
+        """
+        if not is_readable(x) or self._warned_of_pixels or x.numel() == 0:
+            return
+        least, most = (bound.item() for bound in torch.aminmax(x.detach()))
+        if max(-least, most) <= _FAR_OUT:
+            return
+        if least >= 0 or x.detach().abs().mean().item() > _FAR_OUT:
+            self._warned_of_pixels = True
+            warnings.warn(
+                f"{type(self).__name__}: got images with pixels from {least:.4g} to "
+                f"{most:.4g}, where models expect [-1, 1); scale 8-bit images with "
+                "images.dequantize",
+                stacklevel=2,
+            )
 
     def _read_latents(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         check_input(type(self).__name__, z, *self.latent_shape)
         return z, self._context(labels, z)
 
     def _context(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
-        """Labels as weights of the classes: one-hot, or uniform for no class in particular."""
-        name, batch = type(self).__name__, len(x)
+        """Labels as weights of the classes, None for an unconditional model."""
+        labels = self._check_labels(labels, x.shape[0])
+        return None if labels is None else class_weights(labels, self.num_classes, x)
+
+    def _check_labels(self, labels: Tensor | None, batch: int) -> Tensor | None:
+        """Labels (batch,) as int64, None for an unconditional model."""
+        name = type(self).__name__
         if not self.num_classes:
             if labels is not None:
                 raise ValueError(
@@ -147,11 +238,11 @@ class ImageFlow(nf.NormalizingFlow):
         kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         if kind not in _INTEGERS:
             raise TypeError(f"{name}: expected a tensor of integer labels, got {kind}")
-        labels = labels.long()
-        if labels.shape != x.shape[:1]:
+        if labels.shape != (batch,):
             raise ValueError(
                 f"{name}: expected labels of shape ({batch},), got {tuple(labels.shape)}"
             )
+        labels = labels.long()
         if is_readable(labels):
             wrong = labels[(labels < -1) | (labels >= self.num_classes)]
             if len(wrong):
@@ -159,7 +250,4 @@ class ImageFlow(nf.NormalizingFlow):
                     f"{name}: labels must be from 0 to {self.num_classes - 1}, or -1 for no "
                     f"class in particular, got {wrong[0].item()}"
                 )
-        labels = labels.unsqueeze(1)
-        classes = torch.arange(self.num_classes, device=labels.device)
-        weights = torch.where(labels < 0, 1 / self.num_classes, labels == classes)
-        return weights.to(x)
+        return labels

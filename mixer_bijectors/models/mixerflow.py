@@ -15,6 +15,7 @@ from ..linear import LULinear
 from ..mixing import ChannelMixing, PatchMixing, PixelMixing
 from ..patches import Patchify, Shift
 from ..univariate import Affine, Univariate
+from .bases import reads_classes
 from .image_flow import ImageFlow
 
 __all__ = ["MixerFlow"]
@@ -32,7 +33,7 @@ class MixerFlow(ImageFlow):
     It is a `normflows.NormalizingFlow`: `log_prob`, `sample`, `forward`, `inverse`,
     `forward_and_log_det`, `inverse_and_log_det` and `forward_kld` mean what they mean there,
     take `labels` when the model is class-conditional, and keep float64. A label of -1 stands
-    for no class in particular.
+    for the null class.
 
     Args:
         image_shape: (channels, height, width).
@@ -53,7 +54,10 @@ class MixerFlow(ImageFlow):
             `channel_flow` and `patch_flow` build get the labels, one-hot, as their context if
             they take one: build those of normflows with `context_features=num_classes`.
         base: distribution of the latents of shape (num_patches, features), by default a
-            standard normal.
+            standard normal. One whose `log_prob` and `forward` take `y` or `context`, such as
+            `ClassCondDiagGaussian`, gets the labels: normflows' own as weights of the classes,
+            one-hot or, for the null class, uniform, which is the Gaussian of the mean
+            parameters; others integers as their `y`, and then there is no null class.
 
     Shapes: images (batch, channels, height, width), by convention in [-1, 1), labels (batch,),
     latents (batch, num_patches, features), log-probabilities (batch,).
@@ -62,9 +66,14 @@ class MixerFlow(ImageFlow):
         TypeError: images that are not floating point or of higher precision than the model,
             labels that are not a tensor of integers, a flow where a builder is expected.
         ValueError: an image not divisible into patches or with a single one (on construction),
-            a negative count, a base of another shape than the latents, classes that no flow
-            inside reads; images of another shape; labels missing, out of range (looked at on
-            the CPU only) or given to an unconditional model; a temperature not positive.
+            a negative count, a base of another shape than the latents or of other classes than
+            the model, classes that nothing inside reads; images of another shape; a base that
+            gives anything but one log-density for each image; labels missing, out of range
+            (looked at on the CPU only) or given to an unconditional model; a temperature not
+            positive.
+
+    Warns:
+        UserWarning: pixels far outside of [-1, 1), once (looked at on the CPU only).
 
     References:
         English et al., MixerFlow: MLP-Mixer meets normalising flows, 2023
@@ -147,17 +156,14 @@ class MixerFlow(ImageFlow):
         latent_shape = (patchify.num_patches, patchify.features)
         if base is None:
             base = nf.distributions.DiagGaussian(latent_shape, trainable=False)
-        elif tuple(getattr(base, "shape", latent_shape)) != latent_shape:
-            raise ValueError(
-                f"MixerFlow: the base must have the shape {latent_shape} of the latents, "
-                f"(num_patches, features), got {tuple(base.shape)}"
-            )
         # normflows lists flows from latent to data.
         super().__init__(base, layers[::-1], patchify, num_classes)
-        if num_classes and not any(map(context_features, self.flows.modules())):
+        if num_classes and not (
+            reads_classes(base) or any(map(context_features, self.flows.modules()))
+        ):
             raise ValueError(
                 f"MixerFlow: num_classes={num_classes}, but none of the flows inside reads a "
-                "context; build one that does, or leave out num_classes"
+                "context, nor does the base; build one that does, or leave out num_classes"
             )
 
 

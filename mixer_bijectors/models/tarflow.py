@@ -6,7 +6,7 @@ from typing import Any
 
 import normflows as nf
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attention import Guidance, TransformerAutoregressive
 from ..flow import Flow, apply_flow
@@ -29,7 +29,7 @@ class TarFlow(ImageFlow):
     It is a `normflows.NormalizingFlow`: `log_prob`, `sample`, `forward`, `inverse`,
     `forward_and_log_det`, `inverse_and_log_det` and `forward_kld` mean what they mean there,
     take `labels` when the model is class-conditional, and keep float64. A label of -1 stands
-    for no class in particular.
+    for the null class.
 
     Args:
         image_shape: (channels, height, width).
@@ -115,7 +115,7 @@ class TarFlow(ImageFlow):
                 raise TypeError(
                     f"TarFlow: mixer must be a MixerFlow, got {type(mixer).__name__}"
                 )
-            if type(mixer.q0) is not _GAUSSIAN or [*mixer.q0.parameters()]:
+            if [*mixer.q0.parameters()] or not _is_centred(mixer.q0):
                 raise ValueError(
                     "TarFlow: the mixer has a base of its own, which would be left out; build "
                     "it without base"
@@ -129,8 +129,11 @@ class TarFlow(ImageFlow):
                 )
             geometry = list(mixer.flows)
         latent_shape = (patchify.num_patches, patchify.features)
-        base = _GAUSSIAN(latent_shape, trainable=volume_preserving)
-        base.loc.requires_grad_(False)
+        base = _GAUSSIAN(latent_shape, trainable=False)
+        if volume_preserving:
+            log_scale = base.log_scale
+            del base.log_scale
+            base.log_scale = nn.Parameter(log_scale)
         # normflows lists flows from latent to data.
         super().__init__(base, [*blocks[::-1], *geometry], patchify, num_classes)
 
@@ -158,14 +161,15 @@ class TarFlow(ImageFlow):
             guidance: weight of the guidance, see `Guidance`; 0 for none.
             guide: 'scale+shift', 'scale' or 'shift', what is guided.
             annealed: let the weight grow linearly over the patches.
-            temperature: scales the standard deviation of the base.
+            temperature: scales the standard deviation of the base, and multiplies the
+                temperature that the base is set to.
             attention_temperature: divides the attention's scores of the prediction that
                 guidance pushes away from.
             method: 'sequential', 'parallel' or 'auto', see `TransformerAutoregressive`.
             generator: source of random numbers; by default the global one.
             trace: return also a list of images, the latents and what comes out of each flow.
         """
-        z, log_prob = self._draw(num_samples, temperature, generator)
+        z, log_prob = self._draw(num_samples, labels, temperature, generator)
         guide_by = Guidance(guidance, guide, annealed, attention_temperature)
         x, log_det, states = self._run(z, labels, method, guide_by)
         if trace:
@@ -202,7 +206,7 @@ class TarFlow(ImageFlow):
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Images, log_det, and the latents with what comes out of each flow."""
         state, context = self._read_latents(z, labels)
-        total = z.new_zeros(len(z))
+        total = z.new_zeros(z.shape[:1])
         states = [state]
         for flow in self.flows:
             # A compiled layer wraps the one that it was made of.
@@ -211,8 +215,8 @@ class TarFlow(ImageFlow):
             else:
                 state, log_det = apply_flow(flow, state, context)
             total = total + log_det
-            states.append(state)
-        return state, total, states
+            states.append(state.contiguous())
+        return states[-1], total, states
 
     @classmethod
     def from_reference(
@@ -314,12 +318,19 @@ class TarFlow(ImageFlow):
         That code builds models with heads of width 64, of square images and patches.
 
         Raises:
-            ValueError: the model has a mixer, which is not in that code.
+            ValueError: the model has a mixer, or another base than a Gaussian of mean zero
+                without a temperature, which are not in that code.
         """
         state = self.state_dict()
         num_patches = self.latent_shape[0]
         if len(self.flows) != len(self._blocks()) + 1:
             raise ValueError("TarFlow.to_reference: the authors' code has no mixer")
+        if not _is_centred(self.q0):
+            raise ValueError(
+                "TarFlow.to_reference: the authors' code has no base but a Gaussian of mean "
+                "zero; let q0 be the DiagGaussian that TarFlow builds, set q0.loc to zero and "
+                "q0.temperature to None"
+            )
         weights = {"var": (2 * state["q0.log_scale"][0]).exp()}
         for block, prefix, reverse in self._blocks():
             net: Any = self.flows[len(self._blocks()) - 1 - block].net
@@ -339,6 +350,15 @@ class TarFlow(ImageFlow):
             if isinstance(flow, TransformerAutoregressive)
         ]
         return [(len(nets) - 1 - index, *net) for index, net in enumerate(nets)]
+
+
+def _is_centred(base: Any) -> bool:
+    """Whether a base is a Gaussian of mean zero, without a temperature."""
+    return bool(
+        type(base) is _GAUSSIAN
+        and base.temperature is None
+        and (base.loc.is_meta or not base.loc.any())
+    )
 
 
 def _is_numbered(key: str, name: str) -> bool:

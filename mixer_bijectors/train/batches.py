@@ -259,9 +259,10 @@ class Drawn(Dataset[Any]):
             return error
         known = self.labels
         if known is not None and label is not None and label not in known:
+            has = "no label" if label == -1 else f"the label {label}"
             return DataError(
-                f"image {index} ({self.source.name(index)}) has the label {label}, but those "
-                f"of the model are from {known.start} to {known[-1]}"
+                f"image {index} ({self.source.name(index)}) has {has}, but those of the model "
+                f"are from {known.start} to {known[-1]}"
             )
         if pixels is None:
             return draw._replace(padding=True), seed, None, label

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import subprocess
+import textwrap
 import zipfile
 from datetime import timedelta
 from pathlib import Path
@@ -18,18 +19,22 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from .errors import RunError
 from .files import make_folder, remove_drafts, replacing
 
-__all__ = ["AtomicCheckpointIO", "LastCheckpoint", "load_checkpoint"]
+__all__ = ["AtomicCheckpointIO", "LastCheckpoint", "load_checkpoint", "misfit"]
 
 
 class LastCheckpoint(ModelCheckpoint):
     """Keeps `last.ckpt`, from which a run goes on: every so often, and when it ends.
+
+    It is written after the first validation as well, so that no run that has kept its best
+    checkpoint is without one. `mixer-bijectors fit` adds this callback to each run whose config
+    has none.
 
     In a job of SLURM also when SIGUSR1 arrives (`sbatch --signal SIGUSR1@120`), after which the
     job is put into the queue again.
 
     Args:
         every_n_train_steps: steps between two checkpoints.
-        train_time_interval: time between two, in place of steps.
+        train_time_interval: time between two, in place of steps; without either, ten minutes.
     """
 
     def __init__(
@@ -37,6 +42,8 @@ class LastCheckpoint(ModelCheckpoint):
         every_n_train_steps: int | None = None,
         train_time_interval: timedelta | None = None,
     ) -> None:
+        if every_n_train_steps is None and train_time_interval is None:
+            train_time_interval = timedelta(minutes=10)
         super().__init__(
             filename="last",
             every_n_train_steps=every_n_train_steps,
@@ -44,6 +51,7 @@ class LastCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self._awaits_validation = self._is_job_ending = False
+        self._is_first = True
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -73,6 +81,9 @@ class LastCheckpoint(ModelCheckpoint):
         if self._awaits_validation:
             self._awaits_validation = False
             self._save_if_due(trainer, pl_module)
+            if self._is_first and not self._should_skip_saving_checkpoint(trainer):
+                self._write(trainer)
+            self._is_first = False
 
     def _save_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write a checkpoint if it is time, or the job is about to end."""
@@ -94,7 +105,9 @@ class LastCheckpoint(ModelCheckpoint):
             self._write(trainer)
 
     def _write(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(self.format_checkpoint_name({}), weights_only=False)
+        # As Lightning keeps it for what it writes itself, and others look it up.
+        self.best_model_path = self.format_checkpoint_name({})
+        trainer.save_checkpoint(self.best_model_path, weights_only=False)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -147,6 +160,11 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     if not isinstance(loaded, dict):
         raise RunError(f"{path} is no checkpoint: it holds a {type(loaded).__name__}")
     return loaded
+
+
+def misfit(message: str) -> str:
+    """The last of the reasons why weights do not fit a model, of those that torch gives."""
+    return textwrap.shorten(message.splitlines()[-1], 300, placeholder=" ...")
 
 
 def _cause(draft: Path, error: RuntimeError) -> OSError:

@@ -1,6 +1,6 @@
 """The command `mixer-bijectors`."""
 
-import argparse
+import json
 import os
 import re
 import sys
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import WeightAveraging
+import yaml  # type: ignore[import-untyped]
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import (
     LightningArgumentParser,
     LightningCLI,
@@ -20,20 +20,21 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import distributed
 
-from .checkpoints import AtomicCheckpointIO
+from .arguments import TASKS, arranged, config_of, need_file, newest_first
+from .checkpoints import AtomicCheckpointIO, LastCheckpoint
 from .errors import RunError
-from .files import UNWRITABLE, make_folder, unwritable
+from .files import make_folder
 from .guard import Guard
 from .logs import ResumableCSVLogger
 from .module import DensityEstimation
-from .parts import NO_CHECKPOINT
+from .reasons import reason_of
 from .tasks import FlowTrainer
 
 __all__ = ["main"]
 
-_TASKS = ("sample", "embed", "probe", "score", "reconstruct", "export")
+# What `fit` passes on to Lightning, which knows how to find them.
+_FOUND_BY_LIGHTNING = re.compile("best|hpc|registry|.*://.*")
 
 
 class FlowCLI(LightningCLI):
@@ -42,9 +43,9 @@ class FlowCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         # Checkpoints are never read in another way, see `AtomicCheckpointIO`.
-        theirs = {k: v | {"weights_only"} for k, v in LightningCLI.subcommands().items()}
-        del theirs["predict"]  # the tasks do
-        return theirs | {task: {"model", "datamodule"} for task in _TASKS}
+        lightning = {k: v | {"weights_only"} for k, v in LightningCLI.subcommands().items()}
+        del lightning["predict"]  # the tasks do
+        return lightning | {task: {"model", "datamodule"} for task in TASKS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Guard, "guard")
@@ -61,31 +62,78 @@ class FlowCLI(LightningCLI):
         if self.subcommand != "fit":
             self.save_config_callback = None
             kwargs["logger"] = False
+            self._report_changes(config.ckpt_path)
+            self._report_limits()
             return super().instantiate_trainer(**kwargs)
         root = make_folder(config.trainer.default_root_dir or "runs")
-        version = self._resume(root)
+        checkpoint = config.ckpt_path = self._checkpoint_to_go_on_from(root)
+        self._report_changes(checkpoint)
         if config.trainer.logger is None:
+            version = self._version(root, checkpoint)
             csv = ResumableCSVLogger(
                 root, name="", version=version, flush_logs_every_n_steps=10
             )
             # The same version, so that a run is one folder.
             tensorboard = TensorBoardLogger(root, name="", version=csv.version)
             kwargs["logger"] = [csv, tensorboard]
+        callbacks = config.trainer.callbacks or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        if config.trainer.enable_checkpointing is not False and not any(
+            map(_is_last, callbacks)
+        ):
+            kwargs["callbacks"] = [*callbacks, LastCheckpoint()]
         return super().instantiate_trainer(**kwargs)
 
-    def _resume(self, root: Path) -> int:
-        """The number of the run, new or to go on with; finds the checkpoint `last`."""
+    def _checkpoint_to_go_on_from(self, root: Path) -> str | None:
+        """What `--ckpt_path` names, with `last` the newest of what runs in `root` have left."""
         options = self.config_init["fit"]
-        if options.ckpt_path == "last":
-            found = root.glob("version_*/checkpoints/last.ckpt")
-            newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-            options.ckpt_path = newest and str(newest)
-        versions = [_version(path) for path in root.glob("version_*")]
-        if options.ckpt_path is not None:
-            path = Path(options.ckpt_path).resolve()
-            if path.exists() and path.parents[2] == root.resolve():
+        path = options.ckpt_path
+        if path != "last":
+            if path is not None and not _FOUND_BY_LIGHTNING.fullmatch(path):
+                need_file(path)
+            return path
+        # A logger of the user's may have its own folders.
+        runs = "version_*" if options.trainer.logger is None else "**"
+        found = newest_first(root, f"{runs}/checkpoints")
+        if not found:
+            _print_once(f"there is no checkpoint in {root}: the run starts anew")
+            return None
+        last = [path for path in found if path.name.startswith("last")]
+        if found[0].parent not in {path.parent for path in last}:
+            raise RunError(
+                f"{found[0].parent} has no last.ckpt to go on from; name another checkpoint, "
+                f"--ckpt_path {found[0]}, or start a new run without --ckpt_path"
+            )
+        return str(last[0])
+
+    def _version(self, root: Path, checkpoint: str | None) -> int:
+        """The number of the run, new or to go on with."""
+        if checkpoint is not None:
+            path = Path(checkpoint).resolve()
+            if path.exists() and path.parent.parent.parent == root.resolve():
                 return _version(path.parents[1])
+        versions = [_version(path) for path in root.glob("version_*")]
         return self._claim(root, max(versions, default=-1) + 1)
+
+    def _report_changes(self, checkpoint: str | None) -> None:
+        """Say where the model is not that of the checkpoint's run: the weights may fit it."""
+        if checkpoint is None or not (path := config_of(checkpoint)).is_file():
+            return
+        config = self.config[str(self.subcommand)].model.as_dict()
+        now = json.loads(json.dumps(config, default=str))  # with lists for tuples, as in yaml
+        then = (yaml.safe_load(path.read_text()) or {}).get("model") or {}
+        for key, (old, new) in _differences(then, now, "model").items():
+            if key.startswith(("model.flow", "model.noise")):
+                _print_once(f"{key} is {new}, and was {old} in the run of the checkpoint")
+
+    def _report_limits(self) -> None:
+        """Say that a test is of a part of the images, as the config of a fit may have it."""
+        name = {"test": "limit_test_batches", "validate": "limit_val_batches"}
+        key = name.get(str(self.subcommand), "limit_predict_batches")
+        limit = self.config_init[str(self.subcommand)].trainer[key]
+        # As a share 1.0 is all of them, and as a number 1 is one batch.
+        if limit is not None and (isinstance(limit, int) or limit != 1):
+            _print_once(f"trainer.{key} is {limit}, which leaves out images")
 
     def _claim(self, root: Path, version: int) -> int:
         """Make the folder of a new run, which no other run that starts now can then take."""
@@ -98,16 +146,6 @@ class FlowCLI(LightningCLI):
                 version += 1
             else:
                 return version
-
-    def before_validate(self) -> None:
-        self._need_checkpoint("validate")
-
-    def before_test(self) -> None:
-        self._need_checkpoint("test")
-
-    def _need_checkpoint(self, subcommand: str) -> None:
-        if self.config_init[subcommand].ckpt_path is None:
-            raise RunError(NO_CHECKPOINT)
 
     def after_fit(self) -> None:
         trainer: Any = self.trainer
@@ -128,20 +166,66 @@ class FlowCLI(LightningCLI):
             if trainer.is_global_zero:
                 print(
                     f"test bits per dimension {metrics['test/bits_per_dim']:.3f}, "
-                    f"reconstruction error {metrics['test/reconstruction_error']:.1e}"
+                    f"reconstruction error {metrics['test/reconstruction_error']:.1e}, "
+                    f"of {Path(best).name if best else 'the last weights'}"
                 )
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and folder:
             print(f"checkpoints, logs and pictures are in {folder}")
 
 
 class _ConfigOfRun(SaveConfigCallback):
-    """Writes `config.yaml` once the checkpoint that a run goes on from has been accepted."""
+    """Writes `config.yaml` once the checkpoint that a run goes on from has been accepted.
+
+    It says then which checkpoint that is. The config does not, as it serves for others too.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, **options: Any) -> None:
+        config = config.clone()
+        config.ckpt_path = None
+        super().__init__(parser, config, **options)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Not yet."""
 
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn != "fit":
+            return
+        step = checkpoint["global_step"]
+        over = ", and max_steps is reached" if 0 <= trainer.max_steps <= step else ""
+        _print_once(f"the run goes on from {trainer.ckpt_path}, step {step}{over}")
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().setup(trainer, pl_module, "fit")
+
+
+def _print_once(line: str) -> None:
+    """Print a line in the first of all processes."""
+    if not getattr(rank_zero_only, "rank", 0):
+        print(line)
+
+
+def _is_last(callback: Any) -> bool:
+    """Whether a callback keeps a checkpoint to go on from where `last` looks for it."""
+    if isinstance(callback, LastCheckpoint):
+        return True
+    return isinstance(callback, ModelCheckpoint) and bool(
+        callback.save_last and callback.dirpath is None
+    )
+
+
+def _differences(old: Any, new: Any, path: str) -> dict[str, tuple[Any, Any]]:
+    """Values of keys that both have and that differ, by their path."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {} if old == new else {path: (old, new)}
+    if old.get("class_path") != new.get("class_path"):
+        return {path: (old.get("class_path"), new.get("class_path"))}
+    return {
+        where: values
+        for key in old.keys() & new.keys()
+        for where, values in _differences(old[key], new[key], f"{path}.{key}").items()
+    }
 
 
 def _version(folder: Path) -> int:
@@ -149,36 +233,15 @@ def _version(folder: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def _with_config(arguments: list[str]) -> list[str]:
-    """The arguments, and for a task the config of the run that its checkpoint is from."""
-    if not arguments or arguments[0] not in (*_TASKS, "test", "validate"):
-        return arguments
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", "-c")
-    parser.add_argument("--ckpt_path")
-    try:
-        given, _ = parser.parse_known_args(arguments)
-    except argparse.ArgumentError:
-        return arguments  # to be told by the parser proper
-    if given.config or not given.ckpt_path:
-        return arguments
-    config = Path(given.ckpt_path).parent.parent / "config.yaml"
-    return (
-        [arguments[0], "--config", str(config), *arguments[1:]]
-        if config.exists()
-        else arguments
-    )
-
-
 def main() -> None:
     """Run the command line; what a user can mend is told in one sentence.
 
     With `MIXER_BIJECTORS_TRACEBACK` in the environment, where it was found is shown as well.
     """
-    sys.argv[1:] = _with_config(sys.argv[1:])
     warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model")
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     try:
+        sys.argv[1:] = arranged(sys.argv[1:])
         FlowCLI(
             DensityEstimation,
             L.LightningDataModule,
@@ -189,27 +252,7 @@ def main() -> None:
             save_config_kwargs={"overwrite": True},
         )
     except Exception as error:
-        reason = _reason(error)
+        reason = reason_of(error)
         if reason is None or "MIXER_BIJECTORS_TRACEBACK" in os.environ:
             raise
         sys.exit(f"mixer-bijectors: {reason}")
-
-
-def _reason(error: Exception) -> str | None:
-    """What to tell of an error that a user can mend; None for any other."""
-    if isinstance(error, RunError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        return str(unwritable(Path(str(error.filename or "a file")), error))
-    if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
-        misfit = str(error).splitlines()[-1].strip()
-        return f"the checkpoint does not fit the model of the config: {misfit}"
-    lost = re.search("gloo|NCCL|Connection (closed|reset)", str(error))
-    if distributed.is_initialized() and isinstance(error, RuntimeError) and lost:
-        return f"another process has failed, or left this one waiting: {error}".splitlines()[0]
-    if isinstance(error, ValueError | TypeError | MisconfigurationException):
-        # What was wrong at first: the parser wraps errors in longer ones.
-        while (inner := error.__cause__ or error.__context__) is not None:
-            error = inner  # type: ignore[assignment]
-        return str(error).splitlines()[0]
-    return None

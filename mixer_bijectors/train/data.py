@@ -1,6 +1,6 @@
 """Data modules: what all share, and data that needs no download."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -65,6 +65,11 @@ class ImageDataModule(L.LightningDataModule):
         self.periodic_shift = periodic_shift
         self.on_bad_image = on_bad_image
         self.drawn: dict[str, Drawn] = {}
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """The names of the classes by their labels, or None where they have none."""
+        return None
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train", train=True)

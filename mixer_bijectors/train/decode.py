@@ -3,18 +3,31 @@
 import io
 import math
 import os
+import struct
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .errors import ImageError
 
-__all__ = ["ImageError", "open_image", "resize"]
+__all__ = ["FORMATS", "ImageError", "open_image", "resize"]
 
 # Not all that Pillow knows: for some formats it starts another program, as Ghostscript for EPS.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_EXIF = b"Exif\0\0"
+# How an image that is stored in this orientation of EXIF is turned upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # How many times longer than what is cut out of it an image may become by scaling.
 _LONGEST = 32
 
@@ -46,7 +59,7 @@ def open_image(source: bytes | str | os.PathLike[str], channels: int) -> Image.I
     if channels not in (1, 3):
         raise ValueError(f"open_image: channels must be 1 or 3, got {channels}")
     Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]
+    formats = [name for name in FORMATS if name in Image.OPEN]
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with Image.open(file, formats=formats) as image:
@@ -58,17 +71,62 @@ def open_image(source: bytes | str | os.PathLike[str], channels: int) -> Image.I
                     f"{limit}"
                 )
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _plain(image, channels)
+            return _turned(_plain(image, channels), _orientation(image))
     except ImageError:
         raise
     except UnidentifiedImageError as error:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        head, rest = content[: 2**16], content[2**16 :]
+        start = head.find(_EXIF)
+        if head.startswith(b"\xff\xd8") and start > 0:
+            # A JPEG in whose EXIF Pillow looked for a resolution: once more without any.
+            image = open_image(head.replace(_EXIF, b"none\0\0") + rest, channels)
+            return _turned(image, _exif_orientation(content[start:]))
         raise ImageError(f"no image, or in none of the formats {', '.join(formats)}") from error
     except Exception as error:
         # Damaged bytes surface as OSError, SyntaxError, ValueError, struct.error, EOFError,
         # MemoryError and more, depending on where in Pillow they are met.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"cannot be decoded: {reason.splitlines()[0][:200]}") from error
+
+
+def _turned(image: Image.Image, orientation: int | None) -> Image.Image:
+    turn = _TURNS.get(orientation or 1)
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the image is stored, from 1 for upright to 8, as EXIF counts."""
+    exif = image.info.get("exif")
+    if isinstance(exif, bytes) and (found := _exif_orientation(exif)):
+        return found
+    try:
+        # What else Pillow knows: XMP, the EXIF that ImageMagick writes as text, and TIFF.
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        return 1  # Pillow raises errors of a dozen kinds at EXIF that is damaged
+    return value if isinstance(value, int) else 1
+
+
+def _exif_orientation(exif: bytes) -> int | None:
+    """The orientation in the first directory of EXIF, or None if there is none.
+
+    Pillow reads nothing behind a tag whose value lies outside of the data.
+    """
+    while exif.startswith(_EXIF):
+        exif = exif[len(_EXIF) :]
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return None
+    (start,) = struct.unpack_from(f"{order}L", exif, 4)
+    if start + 2 > len(exif):
+        return None
+    (count,) = struct.unpack_from(f"{order}H", exif, start)
+    for place in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
+        tag, kind, values, value = struct.unpack_from(f"{order}HHLH", exif, place)
+        if (tag, kind, values) == (ExifTags.Base.Orientation, 3, 1) and 1 <= value <= 8:
+            return int(value)
+    return None
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:

@@ -10,8 +10,8 @@ from .errors import RunError
 
 __all__ = ["UNWRITABLE", "make_folder", "remove_drafts", "replacing", "unwritable"]
 
-# What the system says of a place where nothing can be written.
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+# What the system says of writing alone; a file may lack the permission to be read as well.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @contextmanager

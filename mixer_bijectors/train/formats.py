@@ -32,6 +32,7 @@ class Arrays:
         images: arrays of the same image shape, each uint8 (images, channels, height, width).
         labels: the labels of all of them, int64 (images,), from 0.
         num_classes: number of classes.
+        class_names: their names, if they are known.
 
     Example:
         >>> first, second = np.zeros((2, 3, 8, 8), np.uint8), np.ones((1, 3, 8, 8), np.uint8)
@@ -44,6 +45,7 @@ class Arrays:
     images: list[NDArray[np.uint8]]
     labels: NDArray[np.int64]
     num_classes: int
+    class_names: list[str] | None = None
 
     def __post_init__(self) -> None:
         self.ends = np.cumsum([len(batch) for batch in self.images])
@@ -129,11 +131,11 @@ def read_arrays(folder: Path, split: str) -> Arrays:
         ((place, cifar),) = found
         paths = _paths(place, cifar.files, split)
         parts = [_cifar_batch(path, cifar) for path in paths]
-        num_classes = cifar.num_classes
+        num_classes, class_names = cifar.num_classes, _cifar_names(place, cifar)
     elif find_format(folder):
         paths = _paths(folder, _NPZ, split)
         parts = [_npz_batch(path) for path in paths]
-        num_classes = _IMAGENET_CLASSES
+        num_classes, class_names = _IMAGENET_CLASSES, None
     else:
         raise DataError(f"{folder}: no pickles of CIFAR and no npz files of ImageNet in it")
     images = [batch for batch, _ in parts]
@@ -143,7 +145,8 @@ def read_arrays(folder: Path, split: str) -> Arrays:
                 f"{path}: images of {batch.shape[3]} x {batch.shape[2]} pixels, where those of "
                 f"{paths[0].name} have {images[0].shape[3]} x {images[0].shape[2]}"
             )
-    return Arrays(images, np.concatenate([labels for _, labels in parts]), num_classes)
+    labels = np.concatenate([labels for _, labels in parts])
+    return Arrays(images, labels, num_classes, class_names)
 
 
 def _paths(folder: Path, files: dict[str, list[str]], split: str) -> list[Path]:
@@ -198,6 +201,8 @@ class _Cifar:
     files: dict[str, list[str]]
     labels: bytes
     num_classes: int
+    meta: str
+    names: bytes
 
 
 _CIFARS = (
@@ -206,8 +211,17 @@ _CIFARS = (
         {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
         b"labels",
         10,
+        "batches.meta",
+        b"label_names",
     ),
-    _Cifar("cifar-100-python", {"train": ["train"], "test": ["test"]}, b"fine_labels", 100),
+    _Cifar(
+        "cifar-100-python",
+        {"train": ["train"], "test": ["test"]},
+        b"fine_labels",
+        100,
+        "meta",
+        b"fine_label_names",
+    ),
 )
 
 
@@ -220,14 +234,31 @@ def _cifar_folders(folder: Path) -> list[tuple[Path, _Cifar]]:
     ]
 
 
-def _cifar_batch(path: Path, cifar: _Cifar) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _cifar_fields(path: Path) -> dict[Any, Any]:
     batch = read_pickle(path)
     if not isinstance(batch, dict):
         raise DataError(f"{path}: the pickle must be a dict, got {type(batch).__name__}")
     # Python 2 wrote the keys as bytes; whoever saved the files anew has them as text.
-    fields = {
+    return {
         key.encode() if isinstance(key, str) else key: value for key, value in batch.items()
     }
+
+
+def _cifar_names(place: Path, cifar: _Cifar) -> list[str] | None:
+    """The names of the classes, which are in a file that nothing else needs."""
+    if not (place / cifar.meta).is_file():
+        return None
+    names = _cifar_fields(place / cifar.meta).get(cifar.names)
+    if not isinstance(names, list) or len(names) != cifar.num_classes:
+        raise DataError(
+            f"{place / cifar.meta}: it does not name {cifar.num_classes} classes; download the "
+            "set again"
+        )
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _cifar_batch(path: Path, cifar: _Cifar) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    fields = _cifar_fields(path)
     for key in (b"data", cifar.labels):
         if key not in fields:
             raise DataError(f"{path}: the pickle has no entry '{key.decode()}'")

@@ -20,8 +20,8 @@ _HOPELESS = 20
 class Guard(L.Callback):
     """Ends a fit before a loss that is not finite, or exploded, reaches the weights.
 
-    It looks at the loss and at the norm of the gradient before each step of the optimiser, in
-    all processes together, and waits for the device to do so.
+    It reads the loss and the norm of the gradient before each step of the optimiser, in all
+    processes together, which is a host synchronisation.
 
     Args:
         limit: loss from which on it counts as exploded; for densities, bits per dimension, of

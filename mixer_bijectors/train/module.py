@@ -10,21 +10,21 @@ import lightning as L
 import normflows as nf
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ..actnorm import ActNorm
 from ..images import add_noise, bits_per_dim, dequantize
 from ..models import HybridClassifier
 from .batches import Batch, run_seed, seed_generators
+from .checks import Batches, as_batch, check_precision, labels_of, warn_if_untrained
 from .data import ImageDataModule
-from .errors import DataError, RunError
+from .errors import RunError
 from .metrics import CalibrationError, MeanOverImages
 from .sharding import agree, shard
 
-__all__ = ["Batches", "DensityEstimation"]
+__all__ = ["DensityEstimation"]
 
-# What a data module may hand over: 8-bit images, images and labels, more, or what went wrong.
-Batches = Tensor | Sequence[Tensor] | Batch | DataError
 _FIRST = 16
 _SPLITS = ("val", "test")
 
@@ -54,8 +54,8 @@ class DensityEstimation(L.LightningModule):
         noise: standard deviation of Gaussian noise that is added to images, on the scale of
             [-1, 1), for samples to be denoised; 0 for uniform dequantisation instead, for
             likelihoods.
-        label_dropout: share of training labels that are replaced by -1, no class in
-            particular, as guidance needs.
+        label_dropout: share of training labels that are replaced by -1, the null class, as
+            guidance needs.
         compile: run the density through `torch.compile`.
     """
 
@@ -84,11 +84,11 @@ class DensityEstimation(L.LightningModule):
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.weight_decay = weight_decay
-        self._is_initialized = self._is_sharded = False
+        self._is_initialized = self._is_sharded = self._has_seen_levels = False
         self.is_classifier = isinstance(flow, HybridClassifier)
         classes = getattr(flow, "num_classes", 0)
         self.is_conditional = bool(classes) and not self.is_classifier
-        # -1 stands for no class in particular.
+        # -1 is the null class.
         self.labels = range(0 if self.is_classifier else -1, classes) if classes else None
         self.metrics = nn.ModuleDict({f"{split}_split": self._metrics() for split in _SPLITS})
         self.compile_density = compile
@@ -114,6 +114,10 @@ class DensityEstimation(L.LightningModule):
         return nn.ModuleDict(metrics)
 
     def setup(self, stage: str) -> None:
+        check_precision(self.trainer)
+        for layer in self.flow.modules() if stage == "fit" else ():
+            if isinstance(layer, ActNorm):
+                layer.warns = False  # Lightning tries a validation before it trains
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, ImageDataModule):
             datamodule.labels = self.labels
@@ -158,7 +162,35 @@ class DensityEstimation(L.LightningModule):
         shard(self.flow, mesh["data_parallel"])
         self._is_sharded = True
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_validation_batch_start(self, batch: Batches, batch_idx: int, *_: int) -> None:
+        self._look_at_levels(batch)
+
+    def on_test_batch_start(self, batch: Batches, batch_idx: int, *_: int) -> None:
+        self._look_at_levels(batch)
+
+    def _look_at_levels(self, batch: Batches) -> None:
+        """Warn of images in [0, 1] that were converted to 8 bits; one host synchronisation."""
+        if self._has_seen_levels:
+            return
+        self._has_seen_levels = True
+        images = as_batch(batch).images
+        if images.numel() and 0 < images.max() <= 1:
+            rank_zero_warn(
+                "DensityEstimation: no pixel of the first batch is above 1, but images are "
+                "read as 8-bit, from 0 to 255; multiply images in [0, 1] by 255 before they "
+                "are converted to uint8"
+            )
+
+    def on_validation_start(self) -> None:
+        # Before a fit, Lightning tries the validation of a model that is yet to be trained.
+        if not self.trainer.sanity_checking:
+            warn_if_untrained(self.flow)
+
+    def on_test_start(self) -> None:
+        warn_if_untrained(self.flow)
+
+    def on_train_batch_start(self, batch: Batches, batch_idx: int) -> None:
+        self._look_at_levels(batch)
         # Whatever draws from the global generator does so as in a run that was never cut off.
         rank = self.trainer.global_rank
         seed_generators(run_seed(), self.current_epoch, batch_idx, rank)
@@ -193,9 +225,10 @@ class DensityEstimation(L.LightningModule):
         return bits if loss is None else loss
 
     def _given_labels(self, batch: Batch) -> Tensor:
-        if batch.labels is None:
+        labels = labels_of(batch)
+        if labels is None:
             raise RunError("a classifier needs labels, and the images have none")
-        return batch.labels
+        return labels.long()
 
     def _drop(self, labels: Tensor, seeds: Sequence[int]) -> Tensor:
         """Labels, some of them replaced by -1."""
@@ -227,7 +260,9 @@ class DensityEstimation(L.LightningModule):
         seed_generators(*(batch.indices[:1] or [batch_idx]))
         x, labels = self.prepare(batch)
         metrics: Any = self.metrics[f"{split}_split"]
-        kept = batch.kept if any(batch.padding) else slice(None)
+        kept: Any = slice(None)
+        if any(batch.padding):  # as a list, it would be copied with a synchronisation
+            kept = torch.tensor(batch.kept).to(x.device, non_blocking=True)
         if self.is_classifier:
             log_prob, logits = self._run(x)
             given = self._given_labels(batch)
@@ -262,10 +297,16 @@ class DensityEstimation(L.LightningModule):
         """The labels if the flow takes them, -1 for images without."""
         if not self.is_conditional:
             return ()
-        if batch.labels is None:
+        labels = labels_of(batch)
+        if labels is None:
+            if not self.label_dropout:
+                rank_zero_warn(
+                    "the images have no labels and get -1, the null class, for which the model "
+                    "was not trained, as its label_dropout is 0"
+                )
             count = len(batch.images)
             return (torch.full((count,), -1, device=batch.images.device),)
-        return (batch.labels.long(),)
+        return (labels.long(),)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
@@ -289,14 +330,3 @@ class DensityEstimation(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-
-def as_batch(batch: Batches) -> Batch:
-    """A batch of any data module as one of ours; raises what went wrong in reading it."""
-    if isinstance(batch, DataError):
-        raise batch
-    if isinstance(batch, Batch):
-        return batch
-    if isinstance(batch, Tensor):
-        return Batch(batch)
-    return Batch(batch[0], batch[1] if len(batch) > 1 else None)

@@ -1,6 +1,7 @@
 """Something computed of each image, on any devices, in pieces that survive a crash."""
 
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -11,15 +12,16 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .batches import Batch, run_seed, seed_generators
-from .checkpoints import load_checkpoint
+from .checkpoints import load_checkpoint, misfit
+from .checks import Batches, as_batch, check_precision, warn_if_untrained
 from .data import ImageDataModule
 from .errors import RunError
 from .files import make_folder, replacing
-from .module import Batches, DensityEstimation, as_batch
+from .module import DensityEstimation
 
 __all__ = ["NO_CHECKPOINT", "Arrays", "Parts", "compute_in_parts", "remove_parts"]
 
@@ -95,6 +97,7 @@ def compute_in_parts(
     Raises:
         RunError: no checkpoint, or one that does not fit the model.
     """
+    check_precision(trainer)
     checkpoint = load_weights(module, ckpt_path)
     if not isinstance(data, ImageDataModule):
         raise RunError(
@@ -106,7 +109,7 @@ def compute_in_parts(
     about = {
         "checkpoint": [str(checkpoint), stat.st_size, stat.st_mtime_ns],
         "data": [type(data).__name__, _settings(data), split, size],
-        "model": [str(module.density), module.noise, str(trainer.precision)],
+        "model": [_fingerprint(module.density), module.noise, str(trainer.precision)],
         "seed": run_seed(),
         "task": list(task),
     }
@@ -114,7 +117,15 @@ def compute_in_parts(
     pieces = _Pieces(data, split, size, parts)
     computation = _Computation(module, compute, parts, data.batch_size)
     trainer.predict(computation, datamodule=pieces, return_predictions=False)
-    return parts.read() if trainer.is_global_zero else {}
+    if not trainer.is_global_zero:
+        return {}
+    results = parts.read()
+    for key, values in results.items():
+        rows = values.reshape(len(values), -1)
+        bad = int((~np.isfinite(rows)).any(1).sum())
+        if bad:
+            print(f"{key}: {bad} of {len(values)} images have values that are not finite")
+    return results
 
 
 def remove_parts(output: str | os.PathLike[str]) -> None:
@@ -135,26 +146,35 @@ def load_weights(module: DensityEstimation, ckpt_path: str | os.PathLike[str] | 
     """
     if ckpt_path is None:
         raise RunError(NO_CHECKPOINT)
-    state = load_checkpoint(ckpt_path).get("state_dict", {})
+    checkpoint = load_checkpoint(ckpt_path)
+    if "state_dict" not in checkpoint:
+        raise RunError(f"{ckpt_path} is no checkpoint of fit: it holds no state_dict")
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+        reason = misfit(str(error))
         raise RunError(
             f"the weights of {ckpt_path} do not fit the model of the config: {reason}"
         ) from error
+    warn_if_untrained(module.density)
     return Path(ckpt_path).resolve()
 
 
-def _settings(data: ImageDataModule) -> dict[str, Any]:
-    """What the images are and how they are read, as far as it changes results."""
+def _settings(thing: Any) -> dict[str, Any]:
+    """What changes the results of a data module or of a layer beside its weights."""
     plain = (str, int, float, tuple, list, dict, type(None))
     other = ("drawn", "num_workers", "sources", "trainer")
     return {
         key: value
-        for key, value in vars(data).items()
+        for key, value in vars(thing).items()
         if isinstance(value, plain) and not key.startswith("_") and key not in other
     }
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """A digest of all layers and of their settings, as other ones may fit the same weights."""
+    layers = [[type(layer).__name__, _settings(layer)] for layer in model.modules()]
+    return hashlib.sha256(json.dumps([str(model), layers], default=str).encode()).hexdigest()
 
 
 class _Pieces(L.LightningDataModule):

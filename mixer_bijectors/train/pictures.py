@@ -1,6 +1,7 @@
 """Pictures of a training run."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from .errors import RunError
 from .files import make_folder, replacing
 from .sharding import Sharded
 
-__all__ = ["Pictures"]
+__all__ = ["Pictures", "latents_as_images"]
 
 
 class Pictures(L.Callback):
@@ -36,7 +37,8 @@ class Pictures(L.Callback):
         options: what else samples are drawn with, such as the `guidance` of a TarFlow.
 
     Samples of a class-conditional model are of all classes in turn. Those of a model of noisy
-    images are denoised. With averaged weights, samples are of these.
+    images are denoised. With averaged weights, samples are of these. Models that are no
+    `ImageFlow` draw by normflows' own `sample`, without temperature, options and denoising.
 
     Raises:
         RunError: at the start of a fit, if a callback that averages weights comes first.
@@ -117,9 +119,9 @@ def _save(figure: Figure, path: Path) -> None:
         figure.savefig(draft, dpi=150)
 
 
-def _as_image(z: Tensor, like: Tensor) -> Tensor:
-    """Latents laid out as an image, three standard deviations from black to white."""
-    return (z.reshape(like.shape) / 3).clamp(-1, 1)
+def latents_as_images(z: Tensor, shape: Sequence[int]) -> Tensor:
+    """Latents in the shape of images, three standard deviations from black to white."""
+    return (z.reshape(shape) / 3).clamp(-1, 1)
 
 
 @torch.no_grad()
@@ -132,7 +134,7 @@ def _reconstructions(flow: nf.NormalizingFlow, x: Tensor, *labels: Tensor) -> Fi
     error = (back - x).abs().max().item()
     figure = Figure(figsize=(len(x), 3.4), layout="constrained")
     figure.suptitle(f"largest difference between x and x again: {error:.1e} of [-1, 1)")
-    rows = {"x": x, "z": _as_image(z, x), "x again": back}
+    rows = {"x": x, "z": latents_as_images(z, x.shape), "x again": back}
     axes = figure.subplots(len(rows), len(x), squeeze=False)
     for row, (name, pictures) in zip(axes, rows.items()):
         row[0].set_ylabel(name)

@@ -20,6 +20,7 @@ from .files import make_folder, replacing
 from .images import Images
 from .module import DensityEstimation
 from .parts import Arrays, compute_in_parts, load_weights, remove_parts
+from .pictures import latents_as_images
 from .probe import linear_probe
 
 __all__ = ["FlowTrainer"]
@@ -64,26 +65,39 @@ class FlowTrainer(L.Trainer):
         flow = model.density
         if not isinstance(flow, ImageFlow):
             raise RunError(f"{type(flow).__name__}: only models of images draw samples")
+        if num_samples < 1:
+            raise RunError(f"sample: num_samples must be at least 1, got {num_samples}")
+        if twice := {"temperature", "guidance", "num_samples"} & set(options or {}):
+            raise RunError(
+                f"sample: {min(twice)} does not go into options; pass --{min(twice)}"
+            )
         given = {"temperature": temperature} | (options or {})
         if guidance:
             if not isinstance(flow, TarFlow):
                 raise RunError(f"{type(flow).__name__} has no guidance; leave it out")
             given["guidance"] = guidance
-        if classes and not model.is_conditional:
+        if classes is not None and not model.is_conditional:
             raise RunError("the model is not class-conditional; leave out classes")
+        if classes is not None and not 0 < len(classes) <= num_samples:
+            raise RunError(
+                f"sample: classes must name from 1 to num_samples={num_samples} classes, which "
+                f"are drawn in turn, got {len(classes)}"
+            )
         if model.is_conditional:
             classes = classes or list(range(flow.num_classes))
             if unknown := sorted(set(classes) - set(range(-1, flow.num_classes))):
                 raise RunError(
                     f"the model has no class {unknown[0]}, but {flow.num_classes} from 0, and "
-                    "-1 for none in particular"
+                    "-1, the null class"
                 )
 
         def draw(batch: Batch) -> dict[str, Tensor]:
             x, log_prob = flow.sample(len(batch.images), batch.labels, **given)
             if model.noise:
                 x = denoise(flow, x, model.noise, batch.labels)
-            return {"images": quantize(x), "log_prob": log_prob}
+            # A pixel that is not a number would become a black one.
+            fine = x.flatten(1).isfinite().all(1)
+            return {"images": quantize(x), "log_prob": log_prob.where(fine, torch.nan)}
 
         data = _Requests(num_samples, classes, batch_size)
         drawn = compute_in_parts(
@@ -148,6 +162,10 @@ class FlowTrainer(L.Trainer):
                 continue
             if "labels" not in embedded:
                 raise RunError("a probe needs labels, and the images have none")
+            if unknown := int((embedded["labels"] < 0).sum()):
+                raise RunError(
+                    f"a probe needs labels, and {unknown} of the {split} images have none"
+                )
             features[split] = (embedded["embeddings"], embedded["labels"])
         if features:
             accuracy = linear_probe(features["train"], features["test"])
@@ -203,7 +221,9 @@ class FlowTrainer(L.Trainer):
         with replacing(output) as draft:
             (rows.to_csv if output.endswith(".csv") else rows.to_parquet)(draft)
         mean = np.sort(tables[split]["bits_per_dim"]).mean()
-        print(f"{mean:.4f} bits per dimension, mean of {len(tables[split]['index'])} images")
+        number, of = len(tables[split]["index"]), len(datamodule.source(split))
+        images = f"{number}" if number == of else f"{number} of {of}"
+        print(f"{mean:.4f} bits per dimension, mean of {images} images")
         _finish(output)
 
     def reconstruct(
@@ -224,8 +244,13 @@ class FlowTrainer(L.Trainer):
             output: the npz file; the picture is written beside it.
             split: 'train', 'val' or 'test'.
             num_images: number of images, the first of the split.
+
+        The npz file holds `images` and `reconstructions`, 8-bit, the `latents` as the model
+        gives them, and for each image `error`, the largest difference on the scale of [-1, 1).
         """
         _check_suffix(output, ".npz")
+        if num_images < 1:
+            raise RunError(f"reconstruct: num_images must be at least 1, got {num_images}")
         flow = model.density
 
         def reconstruct(batch: Batch) -> dict[str, Tensor]:
@@ -233,11 +258,9 @@ class FlowTrainer(L.Trainer):
             z = flow.inverse(x, *labels)
             back = flow(z, *labels)
             error = (back - x).abs().flatten(1).amax(1)
-            # Three standard deviations of the latents from black to white.
-            latents = quantize((z.reshape(x.shape) / 3).clamp(-1, 1))
             return {
                 "images": batch.images,
-                "latents": latents,
+                "latents": z,
                 "reconstructions": quantize(back),
                 "error": error,
             }
@@ -255,9 +278,11 @@ class FlowTrainer(L.Trainer):
         )
         if not self.is_global_zero:
             return
-        rows = [result[key] for key in ("images", "latents", "reconstructions")]
+        images, back = result["images"], result["reconstructions"]
+        latents = quantize(latents_as_images(torch.from_numpy(result["latents"]), images.shape))
         print(f"largest difference {result['error'].max():.1e} of [-1, 1)")
-        _write_npz(output, result, np.concatenate(rows), columns=len(rows[0]))
+        rows = np.concatenate([images, latents.numpy(), back])
+        _write_npz(output, result, rows, columns=len(images))
 
     def export(
         self,
@@ -333,11 +358,14 @@ class _Requests(ImageDataModule):
     """Samples to be drawn, as images to be read: blank, with the label to draw."""
 
     def __init__(self, number: int, classes: list[int] | None, batch_size: int) -> None:
+        if batch_size < 1:
+            raise RunError(f"sample: batch_size must be at least 1, got {batch_size}")
         super().__init__(batch_size)
         labels = None
         if classes:
             labels = torch.tensor(classes).repeat(-(-number // len(classes)))[:number]
-        self.sources = {"test": TensorSource(torch.zeros(number, 1, 1, 1), labels)}
+        blank = torch.zeros(number, 1, 1, 1, dtype=torch.uint8)
+        self.sources = {"test": TensorSource(blank, labels)}
 
 
 def _like(data: ImageDataModule, path: str, shape: tuple[int, int, int]) -> Images:
@@ -356,15 +384,20 @@ def _like(data: ImageDataModule, path: str, shape: tuple[int, int, int]) -> Imag
 
 
 def _check_suffix(output: str, *suffixes: str) -> None:
-    if not output.endswith(suffixes):
-        raise RunError(f"output must end with {' or '.join(suffixes)}, got {output}")
+    path = Path(output)
+    if path.suffix not in suffixes:
+        raise RunError(f"output must be a name with {' or '.join(suffixes)}, got {output}")
+    if path.is_dir():
+        raise RunError(f"output must be a file, and {output} is a folder")
 
 
 def _write_npz(
     output: str, arrays: Arrays, images: np.ndarray | None = None, columns: int | None = None
 ) -> None:
     """Write arrays, and beside them a picture of images if there are any."""
-    if images is not None:
+    if images is not None and images.shape[1] not in (1, 3):
+        print(f"no picture is written, as the images have {images.shape[1]} channels")
+    elif images is not None:
         picture = Path(output).with_suffix(".png")
         with replacing(picture) as draft:
             save_grid(draft, torch.from_numpy(images), columns=columns, scale=2)

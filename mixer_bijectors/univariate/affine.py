@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Univariate
+from .base import Univariate, check_number
 
 __all__ = ["Additive", "Affine"]
 
@@ -47,6 +47,7 @@ class Affine(Univariate):
             stacks of about ten; the more layers, the smaller it should be.
 
     Raises:
+        TypeError: a bound for each feature instead of one for all.
         ValueError: a bound that is not positive.
 
     References:
@@ -63,6 +64,7 @@ class Affine(Univariate):
     max_log_scale: float = 3.0
 
     def __post_init__(self) -> None:
+        check_number("Affine", "max_log_scale", self.max_log_scale)
         if not self.max_log_scale > 0:
             raise ValueError(
                 f"Affine: max_log_scale must be positive, got {self.max_log_scale}"

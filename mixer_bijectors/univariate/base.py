@@ -2,12 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
-__all__ = ["Univariate", "check_bound", "check_count"]
+__all__ = ["Univariate", "check_bound", "check_count", "check_number"]
 
 
 class Univariate(ABC):
@@ -61,8 +61,18 @@ class Univariate(ABC):
             )
 
 
+def check_number(name: str, argument: str, value: object) -> None:
+    """Refuse a tensor or list, such as one with a number for each feature."""
+    if not isinstance(value, Real):
+        raise TypeError(
+            f"{name}: {argument} must be one number for all features, got a "
+            f"{type(value).__name__}; scale the features before and after instead"
+        )
+
+
 def check_bound(name: str, bound: float) -> None:
-    """Refuse the bound of an interval that is not positive and finite."""
+    """Refuse the bound of an interval that is not one number, positive and finite."""
+    check_number(name, "bound", bound)
     if not 0 < bound < math.inf:
         raise ValueError(f"{name}: bound must be positive and finite, got {bound}")
 

@@ -13,8 +13,8 @@ from .base import Univariate, check_bound, check_count
 __all__ = ["RationalQuadratic"]
 
 
-# Functions, since a compiler takes a number that it finds in a module for an input of the graph,
-# of which an autograd function may have none when it is used a second time.
+# Functions, since a compiler takes a number that it finds in a module for an input of the
+# graph, of which an autograd function may have none when it is used a second time.
 @torch.compiler.assume_constant_result
 def _min_share() -> float:
     """Share of the interval that every bin has at least, in width and in height."""
@@ -55,6 +55,7 @@ class RationalQuadratic(Univariate):
     Shapes: x (...), params (..., num_params), y and log|dy/dx| (...).
 
     Raises:
+        TypeError: a bound or `circular` for each feature instead of one for all.
         ValueError: fewer than 2 bins or more than 500; a bound that is not positive and finite.
 
     References:
@@ -78,6 +79,11 @@ class RationalQuadratic(Univariate):
     def __post_init__(self) -> None:
         check_count("RationalQuadratic", "num_bins", self.num_bins, least=2)
         check_bound("RationalQuadratic", self.bound)
+        if not isinstance(self.circular, bool):
+            raise TypeError(
+                "RationalQuadratic: circular must be True or False for all features, got a "
+                f"{type(self.circular).__name__}; give angles and other features a layer each"
+            )
 
     @property
     def num_params(self) -> int:

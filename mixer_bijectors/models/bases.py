@@ -1,0 +1,214 @@
+"""How the base of a model is evaluated and sampled, whatever classes and temperature it has."""
+
+import functools
+import inspect
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import normflows as nf
+import torch
+from torch import Tensor, nn
+
+from .._checks import is_readable
+
+__all__ = ["Base", "class_weights", "reads_classes"]
+
+# These take rows of weights in place of labels, and so they know the null class.
+_READ_WEIGHTS = (
+    nf.distributions.ClassCondDiagGaussian,
+    nf.distributions.GlowBase,
+    nf.distributions.AffineGaussian,
+)
+
+
+def class_weights(labels: Tensor, num_classes: int, like: Tensor) -> Tensor:
+    """Labels (batch,) as weights (batch, num_classes): one-hot, uniform for the null class."""
+    labels = labels.unsqueeze(1)
+    classes = torch.arange(num_classes, device=labels.device)
+    return torch.where(labels < 0, 1 / num_classes, labels == classes).to(like)
+
+
+def reads_classes(base: Any) -> bool:
+    """Whether a distribution says that it is class-conditional.
+
+    It says so by `num_classes` or `context_features`; one that has neither, by a `y` among the
+    arguments of its `log_prob`.
+    """
+    base = getattr(base, "_orig_mod", base)  # which a compiled module wraps
+    if isinstance(base, nf.distributions.base.ConditionalDiagGaussian):
+        return True
+    names = ("num_classes", "context_features")
+    if any(hasattr(base, name) for name in names):
+        return any(getattr(base, name, None) for name in names)
+    return "y" in _arguments(type(base), "log_prob")
+
+
+@dataclass
+class Base:
+    """The base of a model, or its target, run by the conventions of this library.
+
+    Args:
+        model: name of the model, for messages.
+        distribution: any of normflows, or what has their `log_prob` and `forward`.
+        event: the shape of one event; None for any.
+        num_classes: number of classes of the model.
+    """
+
+    model: str
+    distribution: Any
+    event: tuple[int, ...] | None
+    num_classes: int
+
+    def check(self) -> None:
+        """Refuse a base of other events or of other classes than the model's."""
+        base = self.distribution
+        shape: Any = getattr(base, "shape", self.event)
+        shape = (shape,) if isinstance(shape, int) else shape
+        if self.event is not None and tuple(shape) != self.event:
+            raise ValueError(
+                f"{self.model}: the base must have the shape {self.event} of the latents, "
+                f"(num_patches, features), got {tuple(shape)}"
+            )
+        classes = getattr(base, "num_classes", None)
+        if (classes and classes != self.num_classes) or (
+            not self.num_classes and reads_classes(base)
+        ):
+            raise ValueError(
+                f"{self.model}: the base {type(base).__name__} is for {classes or 'some'} "
+                f"classes, but the model for num_classes={self.num_classes}; build both for "
+                "the same number"
+            )
+
+    def log_prob(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """Log-densities (batch,) of events."""
+        self.check()
+        given = self._given("log_prob", labels, z)
+        log_prob = self.distribution.log_prob(z, **given)
+        self._check_shape("log-densities", log_prob, z.shape[:1])
+        return _without_null(log_prob, given, labels)
+
+    def draw(
+        self,
+        num_samples: int,
+        labels: Tensor | None,
+        temperature: float,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Events (num_samples, *event) at a temperature, and their log-densities."""
+        self.check()
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"{self.model}: temperature must be positive, got {temperature}")
+        if not callable(self.distribution):
+            raise TypeError(
+                f"{self.model}: {type(self.distribution).__name__} cannot be called for "
+                "samples; take a distribution of normflows, whose forward(num_samples) returns "
+                "samples and their log-densities"
+            )
+        like = self._like(torch.empty(0))
+        given = self._given("forward", labels, like)
+        with self._tempered(temperature), self._drawing_from(generator, like.device):
+            z, log_prob = self.distribution(num_samples, **given)
+        self._check_shape("latents", z, (num_samples, *(self.event or z.shape[1:])))
+        self._check_shape("log-densities", log_prob, (num_samples,))
+        return _without_null(z, given, labels), _without_null(log_prob, given, labels)
+
+    def _given(self, method: str, labels: Tensor | None, like: Tensor) -> dict[str, Tensor]:
+        """What it takes of the labels: `y` or `context`, as normflows hands them over."""
+        if labels is None:
+            return {}
+        base = getattr(self.distribution, "_orig_mod", self.distribution)
+        names = _arguments(type(base), method)
+        name = next((name for name in ("y", "context") if name in names), None)
+        if name is None:
+            return {}
+        if name == "context" or isinstance(base, _READ_WEIGHTS):
+            return {name: class_weights(labels, self.num_classes, self._like(like))}
+        if is_readable(labels) and bool((labels < 0).any()):
+            raise ValueError(
+                f"{self.model}: the base {type(base).__name__} takes integers as classes, and "
+                "knows no null class; leave out the label -1"
+            )
+        return {name: labels.clamp(min=0).to(like.device)}
+
+    def _like(self, default: Tensor) -> Tensor:
+        """A tensor of the dtype and on the device that it computes in."""
+        base = self.distribution
+        tensors = (*base.parameters(), *base.buffers()) if isinstance(base, nn.Module) else ()
+        return next((t for t in tensors if t.is_floating_point()), default)
+
+    def _check_shape(self, what: str, got: Any, want: tuple[int, ...]) -> None:
+        if isinstance(got, Tensor) and got.shape == want:
+            return
+        shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
+        raise ValueError(
+            f"{self.model}: {type(self.distribution).__name__} gave {what} of shape {shape}, "
+            f"expected {tuple(want)}; take a distribution of whole events, which gives one "
+            "log-density for each"
+        )
+
+    @contextmanager
+    def _tempered(self, temperature: float) -> Iterator[None]:
+        """Multiply the temperature that it has of its own."""
+        base = self.distribution
+        if temperature == 1.0:
+            yield
+            return
+        if not hasattr(base, "temperature"):
+            raise ValueError(
+                f"{self.model}: {type(base).__name__} has no temperature; use temperature=1.0"
+            )
+        before = base.temperature
+        base.temperature = temperature if before is None else temperature * before
+        try:
+            yield
+        finally:
+            base.temperature = before
+
+    @contextmanager
+    def _drawing_from(
+        self, generator: torch.Generator | None, device: torch.device
+    ) -> Iterator[None]:
+        """Put a generator in the place of the global one: bases take none as an argument."""
+        if generator is None:
+            yield
+            return
+        kind = generator.device.type
+        if device.type not in (kind, "meta"):
+            raise ValueError(
+                f"{self.model}: the generator is on {kind}, but the base on {device.type}; "
+                f"make one with torch.Generator({device.type!r})"
+            )
+        random: Any = torch.random if kind == "cpu" else torch.get_device_module(kind)
+        where = (device,) if kind in ("cuda", "xpu") and device.type == kind else ()
+        before = random.get_rng_state(*where)
+        random.set_rng_state(generator.get_state(), *where)
+        try:
+            yield
+            generator.set_state(random.get_rng_state(*where))
+        finally:
+            random.set_rng_state(before, *where)
+
+
+def _without_null(result: Tensor, given: dict[str, Tensor], labels: Tensor | None) -> Tensor:
+    """NaN for the null class where a base takes integers, whose values nobody looked at."""
+    if labels is None or "y" not in given or given["y"].is_floating_point():
+        return result
+    known = (labels >= 0).to(result.device).view(-1, *[1] * (result.dim() - 1))
+    return result.where(known, torch.nan)
+
+
+@torch.compiler.assume_constant_result
+def _arguments(kind: type, method: str) -> tuple[str, ...]:
+    return _names(getattr(kind, method, None))
+
+
+@functools.cache
+def _names(function: Any) -> tuple[str, ...]:
+    if not callable(function):
+        return ()
+    parameters = inspect.signature(function).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return (*parameters, "context") if takes_any else tuple(parameters)

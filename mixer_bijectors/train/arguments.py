@@ -1,0 +1,76 @@
+"""The arguments of the command, and the checkpoints that they name."""
+
+import argparse
+from pathlib import Path
+
+from .checkpoints import load_checkpoint
+from .errors import RunError
+from .parts import NO_CHECKPOINT
+
+__all__ = ["TASKS", "arranged", "config_of", "need_file", "newest_first"]
+
+TASKS = ("sample", "embed", "probe", "score", "reconstruct", "export")
+
+
+def arranged(arguments: list[str]) -> list[str]:
+    """The arguments with configs first, so that options beside them hold wherever they stand.
+
+    For what is done with a trained model, the config is that of the run of its checkpoint,
+    unless another one is named.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        return arguments
+    subcommand, *options = arguments
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", "-c", action="append", default=[])
+    parser.add_argument("--ckpt_path")
+    try:
+        given, others = parser.parse_known_args(options)
+    except argparse.ArgumentError:
+        return arguments  # to be told by the parser proper
+    configs, path = given.config, given.ckpt_path
+    if subcommand in (*TASKS, "test", "validate") and not {"-h", "--help"} & set(options):
+        # A model may be described by options alone.
+        described = configs or any(option.startswith("--model.flow") for option in options)
+        if path is None and not described:
+            raise RunError(NO_CHECKPOINT)
+        if path in ("last", "best"):
+            raise RunError(
+                f"{subcommand} takes the path of a checkpoint, such as "
+                f"runs/NAME/version_N/checkpoints/{path}.ckpt, got {path}"
+            )
+        if path is not None and "://" not in path:
+            need_file(path)
+            config = config_of(path)
+            if not configs and config.is_file():
+                configs = [str(config)]
+            elif not described:
+                load_checkpoint(path)  # which may be what is wrong
+                raise RunError(
+                    f"{path} is not in the folder of a run, as there is no {config}; name the "
+                    "config of its run with --config"
+                )
+    front = [f"--config={config}" for config in configs]
+    back = [] if path is None else [f"--ckpt_path={path}"]
+    return [subcommand, *front, *others, *back]
+
+
+def newest_first(root: Path, folders: str) -> list[Path]:
+    """Checkpoints below `root`, without those that a killed process has not completed."""
+    found = [path for path in root.glob(f"{folders}/*.ckpt") if path.name[0] != "."]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def config_of(checkpoint: str) -> Path:
+    """The config of the run that a checkpoint is from."""
+    return Path(checkpoint).parent.parent / "config.yaml"
+
+
+def need_file(checkpoint: str) -> None:
+    """Raise a RunError if a checkpoint is no file."""
+    path = Path(checkpoint)
+    if path.is_dir():
+        inside = next(iter(newest_first(path, "**")), path / "checkpoints" / "best.ckpt")
+        raise RunError(f"{path} is a folder; name a checkpoint in it, such as {inside}")
+    if not path.is_file():
+        raise RunError(f"there is no checkpoint {path}")

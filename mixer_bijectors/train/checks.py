@@ -1,0 +1,84 @@
+"""What a run may be given: batches, precisions and models."""
+
+from collections.abc import Sequence
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from .batches import Batch
+from .errors import DataError, RunError
+
+__all__ = ["Batches", "as_batch", "check_precision", "labels_of", "warn_if_untrained"]
+
+# What a data module may hand over: 8-bit images, images and labels, more, or what went wrong.
+Batches = Tensor | Sequence[Tensor] | Batch | DataError
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def as_batch(batch: Batches) -> Batch:
+    """The batch of any data module as a `Batch`.
+
+    Raises:
+        DataError: what went wrong in reading it, or what it holds if not 8-bit images.
+    """
+    if isinstance(batch, DataError):
+        raise batch
+    if isinstance(batch, Tensor):
+        batch = Batch(batch)
+    elif not isinstance(batch, Batch):
+        if not (isinstance(batch, Sequence) and batch and isinstance(batch[0], Tensor)):
+            raise DataError(
+                "DensityEstimation: a batch must be a tensor of images, or a pair of images "
+                f"and labels, got a {type(batch).__name__}"
+            )
+        batch = Batch(batch[0], batch[1] if len(batch) > 1 else None)
+    images = batch.images
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise DataError(
+            "DensityEstimation: images must be uint8 of shape (batch, channels, height, "
+            f"width), got {images.dtype} of shape {tuple(images.shape)}; hand them over with "
+            "levels from 0 to 255, which the module scales"
+        )
+    return batch
+
+
+def labels_of(batch: Batch) -> Tensor | None:
+    """The labels of a batch, if there are any, checked where a model reads them."""
+    labels, number = batch.labels, len(batch.images)
+    if labels is None:
+        return None
+    kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+    if kind not in _INTEGERS or labels.shape != (number,):
+        shape = f" of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else ""
+        raise DataError(
+            f"DensityEstimation: labels must be integers of shape ({number},), got "
+            f"{kind}{shape}"
+        )
+    return labels
+
+
+def check_precision(trainer: L.Trainer) -> None:
+    """Refuse to convert a model to 16 bits, in which log-densities lose their digits."""
+    precision = str(trainer.precision)
+    if precision in ("bf16-true", "16-true"):
+        raise RunError(
+            f"precision {precision} is not for densities, whose log-determinants need 32 bits; "
+            f"use {precision.replace('true', 'mixed')}, which keeps them there"
+        )
+
+
+def warn_if_untrained(flow: nn.Module) -> None:
+    """Warn of layers that a first batch was to initialise and that have seen none."""
+    initialized = [
+        buffer
+        for name, buffer in flow.named_buffers()
+        if name.endswith((".initialized", ".data_dep_init_done"))
+    ]
+    untrained = sum(not bool(buffer) for buffer in initialized)
+    if untrained:
+        rank_zero_warn(
+            f"the model was never trained: {untrained} of its {len(initialized)} layers of "
+            "activation normalisation have seen no batch; fit it, or load the weights of a fit"
+        )

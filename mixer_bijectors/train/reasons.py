@@ -1,0 +1,71 @@
+"""What the command line tells of an error, in one sentence."""
+
+import re
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import distributed
+
+from .checkpoints import misfit
+from .errors import RunError
+from .files import UNWRITABLE, unwritable
+
+__all__ = ["reason_of"]
+
+_MENDABLE = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
+
+
+def reason_of(error: Exception) -> str | None:
+    """What to tell of an error that a user can mend; None for any other."""
+    chain = _chain(error)
+    for link in chain:
+        if isinstance(link, RunError):
+            return str(link)
+    for link in chain:
+        if isinstance(link, OSError) and link.errno in UNWRITABLE:
+            return str(unwritable(Path(str(link.filename or "a file")), link))
+    # The parser wraps errors of what it builds into longer ones.
+    chain = [link for link in chain if not _raised_in(link).startswith("jsonargparse")] or chain
+    first, text = chain[0], str(chain[0])
+    if isinstance(first, RuntimeError) and "loading state_dict" in text:
+        return f"the checkpoint does not fit the model of the config: {misfit(text)}"
+    lost = re.search("gloo|NCCL|Connection (closed|reset)", text)
+    if distributed.is_initialized() and isinstance(first, RuntimeError) and lost:
+        return f"another process has failed, or left this one waiting: {text}".splitlines()[0]
+    if not isinstance(first, _MENDABLE):
+        return None
+    worded_here = (link for link in chain if _raised_in(link).startswith("mixer_bijectors"))
+    return _first_line(next(worded_here, None) or _innermost(chain))
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """An error, what it was raised from or in the handling of, and so on."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        context = None if error.__suppress_context__ else error.__context__
+        error = error.__cause__ or context
+    return chain
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module that an error was raised in."""
+    traceback, module = error.__traceback__, ""
+    while traceback is not None:
+        module = traceback.tb_frame.f_globals.get("__name__", "")
+        traceback = traceback.tb_next
+    return module
+
+
+def _innermost(chain: list[BaseException]) -> BaseException:
+    """What was wrong at first; a missing key or attribute says nothing on its own."""
+    mute = (LookupError, AttributeError, StopIteration)
+    sentences = [link for link in chain if str(link) and not isinstance(link, mute)]
+    return (sentences or chain[:1])[-1]
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,162 @@
+"""What training and the tasks of trained models compute, as programs that run on any device."""
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from gpu_programs import FIRST_BATCH, MODELS, SHAPE, WINDOWS, add, build_model, pixels
+from torch import Tensor
+
+from mixer_bijectors import images
+from mixer_bijectors.train import DensityEstimation
+from mixer_bijectors.train.anomaly import anomaly_scores, auroc
+from mixer_bijectors.train.batches import Batch
+from mixer_bijectors.train.guard import Guard
+from mixer_bijectors.train.parts import _Computation
+from mixer_bijectors.train.pictures import Pictures, _reconstructions
+from mixer_bijectors.train.tasks import FlowTrainer
+
+
+def module(name: str, **options: Any) -> Any:
+    model = DensityEstimation(build_model(MODELS[name])[0], **options)
+    model.log = lambda *args, **kwargs: None
+    return model
+
+
+def batch(count: int = 4) -> Batch:
+    seeds = [3, 1, 4, 1][:count]
+    return Batch(
+        pixels(count), torch.arange(count) % 3, list(range(count)), seeds, [False] * count
+    )
+
+
+def validated(model: Any, batch: Batch) -> Any:
+    model.validation_step(batch, 0)
+    model.test_step(batch._replace(padding=[False, False, True, True]), 0)
+    return [metric.compute() for split in model.metrics.values() for metric in split.values()]
+
+
+TRAINED = {
+    "MixerFlow": {},
+    "MixerFlow of classes": {"label_dropout": 0.5},
+    "TarFlow of classes": {"noise": 0.1, "label_dropout": 0.5},
+    "HybridClassifier": {},
+}
+for name, options in TRAINED.items():
+    build = partial(
+        lambda name, options: (module(name, **options).train(), batch()), name, options
+    )
+    first = () if name.startswith("TarFlow") else (FIRST_BATCH,)
+    add(
+        f"training step, {name}",
+        build,
+        lambda model, batch: model.training_step(batch, 0),
+        *first,
+    )
+    add(
+        f"training step without seeds, {name}",
+        build,
+        lambda model, batch: model.training_step(batch[:2], 0),
+        *first,
+    )
+    add(
+        f"validation, {name}",
+        partial(lambda name, options: (module(name, **options).eval(), batch()), name, options),
+        validated,
+        "train.metrics.compute",
+        *([WINDOWS] if name.startswith("TarFlow") else []),
+    )
+
+
+def scored(bits: Tensor, size: Tensor) -> Any:
+    scores = anomaly_scores(bits, size, 0.5)
+    return scores, auroc(scores["ratio"], scores["typicality"])
+
+
+add(
+    "anomaly scores",
+    lambda: (torch.rand(5), torch.rand(5)),
+    scored,
+    "train.anomaly.auroc",
+)
+
+
+def guarded(parameter: Tensor) -> Tensor:
+    guard = Guard()
+    trainer: Any = SimpleNamespace(
+        accumulate_grad_batches=1,
+        precision_plugin=None,
+        strategy=SimpleNamespace(reduce_boolean_decision=lambda good, all: good),
+    )
+    model = SimpleNamespace(parameters=lambda: [SimpleNamespace(grad=parameter)])
+    guard.on_before_backward(trainer, model, parameter.sum())
+    guard.on_before_optimizer_step(trainer, model, None)
+    return parameter
+
+
+add("Guard", lambda: (torch.rand(3),), guarded, "train.guard.on_before_optimizer_step")
+
+
+def pictured(model: Any, x: Tensor) -> Tensor:
+    callback = Pictures(num_samples=4)
+    type(model).device = property(lambda self: x.device)
+    samples = callback._sample(model)
+    _reconstructions(model.density, x)
+    return images.make_grid(samples)
+
+
+class OnDevice(DensityEstimation):
+    """Which Lightning tells its device."""
+
+
+add(
+    "Pictures",
+    lambda: (OnDevice(build_model(MODELS["MixerFlow"])[0]), torch.rand(2, *SHAPE)),
+    pictured,
+    "train.pictures._reconstructions",
+)
+
+
+def computed(task: str, model: Any, batch: Batch) -> Any:
+    """What a task writes for one batch."""
+    found: list[Any] = []
+
+    def capture(trainer: Any, module: Any, compute: Any, *args: Any, **kwargs: Any) -> Any:
+        found.append(compute)
+        return {}
+
+    trainer: Any = SimpleNamespace(is_global_zero=False)
+    trainer._embed = partial(FlowTrainer._embed, trainer)
+    trainer._score = partial(FlowTrainer._score, trainer)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mixer_bijectors.train.tasks.compute_in_parts", capture)
+        if task == "score of anomalies":
+            trainer._score(model, None, None, "scores.csv", "test", True, False)
+        elif task == "sample":
+            FlowTrainer.sample(trainer, model, num_samples=len(batch.images))
+        elif task == "embed":
+            trainer._embed(model, None, None, "embeddings.npz", "test")
+        else:
+            getattr(FlowTrainer, task)(trainer, model, None)
+    written: list[Any] = []
+    parts = SimpleNamespace(write=lambda number, arrays: written.append(arrays))
+    _Computation(model, found[0], parts, len(batch.images)).predict_step(batch, 0)
+    return written[0]
+
+
+for task, (name, places) in {
+    "sample": ("TarFlow of classes", (WINDOWS,)),
+    "embed": ("MixerFlow of classes", ()),
+    "score": ("MixerFlow of classes", ()),
+    "score of anomalies": ("MixerFlow", ("train.anomaly.complexity",)),
+    "reconstruct": ("MixerFlow of classes", ()),
+}.items():
+    add(
+        f"task {task}",
+        partial(lambda name: (module(name).eval(), batch()), name),
+        partial(computed, task),
+        "train.parts.predict_step",
+        *places,
+    )

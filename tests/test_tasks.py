@@ -1,0 +1,405 @@
+"""What a trained model is for, each task once on tiny data, in this process."""
+
+import csv
+import re
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from commands import FLOW, QUIET, TINY, bits_of_test, call, task
+from PIL import Image
+from safetensors.numpy import load_file as load_arrays
+from safetensors.torch import load_file
+
+import mixer_bijectors as mb
+from mixer_bijectors.images import quantize
+from mixer_bijectors.train import (
+    DataError,
+    DensityEstimation,
+    Digits,
+    FlowTrainer,
+    ImageDataModule,
+    RunError,
+    load_checkpoint,
+)
+from mixer_bijectors.train.data import TensorSource
+from mixer_bijectors.train.parts import Parts, _fingerprint
+
+AVERAGES = [
+    "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging",
+    *("--trainer.callbacks.decay", "0.5", "--trainer.callbacks.use_buffers", "false"),
+]
+CONDITIONAL = [
+    *("--model.flow", "mixer_bijectors.TarFlow", f"{FLOW}image_shape", "[1, 8, 8]"),
+    *(f"{FLOW}patch_size", "4", f"{FLOW}channels", "16", f"{FLOW}num_blocks", "2"),
+    *(f"{FLOW}layers_per_block", "1", f"{FLOW}head_dim", "8", f"{FLOW}num_classes", "10"),
+    *("--model.noise", "0.1", "--model.label_dropout", "0.1"),
+    *("--data", "mixer_bijectors.train.Digits", "--data.init_args.batch_size", "256"),
+]
+
+
+def fit(folder, *options):
+    root = ("--trainer.default_root_dir", folder, "--trainer.max_steps", 6)
+    call("fit", *QUIET, *options, *root, "--model.learning_rate", 0.05)
+    return folder / "version_0" / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The checkpoint of a MixerFlow with averaged weights."""
+    return fit(tmp_path_factory.mktemp("run"), *TINY, *AVERAGES)
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    """The checkpoint of a class-conditional TarFlow of noisy images."""
+    return fit(tmp_path_factory.mktemp("conditional"), *CONDITIONAL)
+
+
+def make_flow():
+    return mb.MixerFlow((1, 8, 8), 4, 1, shift_every=0, hidden_features=8)
+
+
+@pytest.fixture
+def model(run, tmp_path):
+    """The model of the run, put together by hand from its exported weights."""
+    task("export", run, tmp_path / "model.safetensors")
+    flow = make_flow()
+    flow.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    return flow.eval()
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_weights_that_are_exported_are_the_averaged_ones(run, model):
+    saved = load_checkpoint(run)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, saved["state_dict"][f"flow.{key}"])
+    assert any(
+        not torch.equal(value, saved["current_model_state"][f"flow.{key}"])
+        for key, value in model.state_dict().items()
+    )
+
+
+def test_samples_are_seeded(run, tmp_path):
+    def sample(name, *options):
+        options = ("--num_samples", 5, "--batch_size", 2, *options)
+        task("sample", run, tmp_path / "new" / f"{name}.npz", *options)
+        return np.load(tmp_path / "new" / f"{name}.npz")
+
+    first = sample("first")
+    assert first["images"].shape == (5, 1, 8, 8) and first["images"].dtype == np.uint8
+    assert first["log_prob"].shape == (5,) and np.isfinite(first["log_prob"]).all()
+    assert len(np.unique(first["log_prob"])) == 5
+    with Image.open(tmp_path / "new" / "first.png") as grid:
+        assert grid.size == (2 * (3 * 10 + 2), 2 * (2 * 10 + 2))
+    assert np.array_equal(first["images"], sample("again")["images"])
+    other = sample("other", "--seed_everything", 1)
+    assert not np.array_equal(first["images"], other["images"])
+    assert len(list((tmp_path / "new").iterdir())) == 6, "nothing else is left"
+
+
+def test_samples_of_classes_with_guidance(conditional, tmp_path):
+    options = ("--num_samples", 5, "--classes", "[3, 7]", "--guidance", 1.0)
+    task("sample", conditional, tmp_path / "s.npz", *options, "--options", '{"guide": "shift"}')
+    samples = np.load(tmp_path / "s.npz")
+    assert samples["labels"].tolist() == [3, 7, 3, 7, 3]
+    assert samples["images"].shape == (5, 1, 8, 8)
+
+
+def test_scores_are_those_of_test(run, tmp_path, capsys):
+    task("score", run, tmp_path / "scores.csv")
+    rows = table(tmp_path / "scores.csv")
+    assert [int(row["index"]) for row in rows] == list(range(359))
+    mean = np.mean([float(row["bits_per_dim"]) for row in rows])
+    assert f"{mean:.4f} bits per dimension, mean of 359 images" in capsys.readouterr().out
+    call("test", "--ckpt_path", run, *QUIET)
+    assert bits_of_test(capsys.readouterr().out) == pytest.approx(mean, abs=1e-5)
+    call("validate", "--ckpt_path", run, *QUIET)
+    assert "val/bits_per_dim" in capsys.readouterr().out
+
+
+def test_scores_of_a_part_are_told_to_be_that(run, tmp_path, capsys):
+    few = ("--data.init_args.batch_size", 8, "--trainer.limit_predict_batches", 2)
+    task("score", run, tmp_path / "scores.csv", *few)
+    printed = capsys.readouterr().out
+    assert "mean of 16 of 359 images" in printed
+    assert "trainer.limit_predict_batches is 2" in printed and "leaves out images" in printed
+    call("test", "--ckpt_path", run, *QUIET, "--trainer.limit_test_batches", 0)
+    assert "trainer.limit_test_batches is 0" in capsys.readouterr().out
+
+
+def test_anomalies_are_told_from_a_second_folder(run, tmp_path, capsys):
+    (tmp_path / "others").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
+    for index, image in enumerate(noise):
+        Image.fromarray(image).save(tmp_path / "others" / f"{index}.png")
+    task("score", run, tmp_path / "scores.csv", "--anomalies", tmp_path / "others")
+    told = re.findall(r"AUROC by (\w+) (\S+)", capsys.readouterr().out)
+    assert [name for name, _ in told] == ["bits_per_dim", "ratio", "typicality"]
+    sets = [row["set"] for row in table(tmp_path / "scores.csv")]
+    assert sets == ["test"] * 359 + ["anomalies"] * 6
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_embeddings_are_the_latents_of_the_images(run, model, tmp_path, suffix):
+    output = tmp_path / f"embeddings.{suffix}"
+    task("embed", run, output, "--split", "val")
+    loaded = np.load(output) if suffix == "npz" else load_arrays(output)
+    split = Digits.splits()["val"]
+    with torch.no_grad():
+        want = model.inverse((split.images + 0.5) / 128 - 1).flatten(1)
+    assert np.allclose(loaded["embeddings"], want.numpy(), atol=1e-5)
+    assert loaded["labels"].tolist() == split.labels.tolist()
+
+
+def test_a_probe(run, tmp_path, capsys):
+    task("probe", run, tmp_path / "probe.npz")
+    told = float(re.search(r"linear probe (\S+)", capsys.readouterr().out)[1])
+    assert told > 0.9
+    assert float(np.load(tmp_path / "probe.npz")["accuracy"]) == pytest.approx(told, abs=1e-4)
+
+
+def test_reconstructions_hold_the_latents_themselves(run, model, tmp_path):
+    task("reconstruct", run, tmp_path / "r.npz", "--num_images", 5)
+    result = np.load(tmp_path / "r.npz")
+    assert result["latents"].dtype == np.float32
+    with torch.no_grad():
+        back = model(torch.from_numpy(result["latents"]))
+    assert np.array_equal(quantize(back).numpy(), result["reconstructions"])
+    levels = result["images"].astype(int) - result["reconstructions"]
+    assert np.abs(levels).max() <= 1, "noise may lie at the edge of its level"
+    assert result["error"].max() < 1e-4
+    with Image.open(tmp_path / "r.png") as picture:
+        assert picture.size == (2 * (5 * 10 + 2), 2 * (3 * 10 + 2))
+
+
+class Cut(Exception):  # noqa: N818
+    """What ends a task before its results are put together."""
+
+
+OTHERS = {
+    "another model, whose weights are of the same shapes": (f"{FLOW}patch_size", "[2, 8]"),
+    "other data": ("--data.init_args.permute_seed", 3),
+    "another seed": ("--seed_everything", 3),
+    "another precision": ("--trainer.precision", "64-true"),
+}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [next(iter(OTHERS)), *(pytest.param(k, marks=pytest.mark.slow) for k in [*OTHERS][1:])],
+)
+def test_a_task_goes_on_but_not_with_results_of(kind, run, tmp_path, monkeypatch):
+    parts, output = tmp_path / "scores.csv.parts", tmp_path / "scores.csv"
+
+    def cut(*_):
+        raise Cut
+
+    monkeypatch.setattr(Parts, "read", cut)
+    for options in (OTHERS[kind], ()):
+        with pytest.raises(Cut):
+            task("score", run, output, *options)
+    monkeypatch.undo()
+    first = dict(np.load(parts / "000000000.npz"))
+    np.savez(parts / "000000000.npz", **{**first, "bits_per_dim": first["bits_per_dim"] * 0})
+    task("score", run, output)
+    resumed = [float(row["bits_per_dim"]) for row in table(output)]
+    assert not any(resumed[:256]), "what was there is not computed again"
+    task("score", run, tmp_path / "whole.csv")
+    whole = [float(row["bits_per_dim"]) for row in table(tmp_path / "whole.csv")]
+    assert resumed[256:] == whole[256:] and not parts.exists()
+
+
+MODELS = {
+    "spline": lambda patch: mb.MixerFlow(
+        (1, 8, 8), patch, 1, univariate=mb.RationalQuadratic()
+    ),
+    "B-spline": lambda patch: mb.MixerFlow(
+        (1, 8, 8), patch, 1, univariate=mb.MonotoneBSpline()
+    ),
+    "TarFlow": lambda patch: mb.TarFlow(
+        (1, 8, 8), patch, channels=8, num_blocks=1, layers_per_block=1, head_dim=8
+    ),
+    "residual": lambda patch: mb.presets.residual((1, 8, 8), patch, 1, hidden_features=8),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_fingerprint_is_that_of_the_model_alone(kind):
+    prints = [_fingerprint(MODELS[kind](patch)) for patch in ((4, 4), (4, 4), (2, 8))]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_another_model_is_told(run, tmp_path, capsys):
+    task("score", run, tmp_path / "scores.csv", f"{FLOW}patch_size", "[2, 8]")
+    told = "model.flow.init_args.patch_size is [2, 8], and was 4 in the run of the checkpoint"
+    assert told in capsys.readouterr().out
+    task("score", run, tmp_path / "scores.csv", "--model.learning_rate", 1)
+    assert "was" not in capsys.readouterr().out
+
+
+class Constant(ImageDataModule):
+    """Images as they are given, in all splits."""
+
+    def __init__(self, images, labels=None):
+        super().__init__(8)
+        self.sources = dict.fromkeys(("train", "val", "test"), TensorSource(images, labels))
+
+
+def make_trainer(**options):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    return FlowTrainer(accelerator="cpu", **quiet, **options)
+
+
+@pytest.mark.parametrize("mode", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_tasks_do_not_depend_on_the_inference_mode(conditional, tmp_path, mode):
+    flow = mb.TarFlow(
+        (1, 8, 8),
+        4,
+        channels=16,
+        num_blocks=2,
+        layers_per_block=1,
+        head_dim=8,
+        num_classes=10,
+    )
+    module = DensityEstimation(flow, noise=0.1, label_dropout=0.1)
+    trainer = make_trainer(inference_mode=mode)
+    options = {"model": module, "ckpt_path": str(conditional)}
+    output = tmp_path / "embeddings.npz"
+    trainer.embed(datamodule=Digits(64), output=str(output), **options)
+    split = Digits.splits()["test"]
+    with torch.no_grad():
+        want = flow.eval().inverse((split.images + 0.5) / 128 - 1, split.labels).flatten(1)
+    assert np.allclose(np.load(output)["embeddings"], want.numpy(), atol=1e-5)
+    trainer.sample(output=str(tmp_path / "s.npz"), num_samples=4, guidance=1.0, **options)
+    task("sample", conditional, tmp_path / "t.npz", "--num_samples", 4, "--guidance", 1)
+    for key, value in np.load(tmp_path / "t.npz").items():
+        assert np.allclose(np.load(tmp_path / "s.npz")[key], value, atol=1e-4), key
+    trainer.score(datamodule=Digits(64), output=str(tmp_path / "s.csv"), **options)
+    task("score", conditional, tmp_path / "t.csv")
+    bits = [[float(r["bits_per_dim"]) for r in table(tmp_path / f"{n}.csv")] for n in "st"]
+    assert np.allclose(*bits, atol=1e-4)
+
+
+IMAGES = torch.rand(8, 1, 8, 8)
+NOT_IMAGES = {
+    "in [0, 1]": (IMAGES, "must be uint8 .* got torch.float32"),
+    "floats up to 255": (255 * IMAGES, "must be uint8 .* got torch.float32"),
+    "integers": ((255 * IMAGES).long(), "must be uint8 .* got torch.int64"),
+    "without channels": ((255 * IMAGES).byte()[:, 0], r"got torch.uint8 of shape \(8, 8, 8\)"),
+    "a dictionary": ({"image": IMAGES}, "or a pair of images and labels, got a dict"),
+}
+
+
+class Given(L.LightningDataModule):
+    """The same batch in all splits."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader([self.batch], batch_size=None)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+@pytest.mark.parametrize("kind", NOT_IMAGES)
+def test_batches_of_anything_but_8_bit_images_are_refused(kind, tmp_path):
+    batch, told = NOT_IMAGES[kind]
+    module = DensityEstimation(make_flow())
+    trainer = make_trainer(max_steps=1, default_root_dir=tmp_path)
+    for run in (trainer.fit, trainer.validate, trainer.test):
+        with pytest.raises(DataError, match=told):
+            run(module, datamodule=Given(batch))
+
+
+NOT_LABELS = {
+    "floats": (torch.rand(8), r"got torch.float32 of shape \(8,\)"),
+    "one-hot": (torch.eye(8).long(), r"got torch.int64 of shape \(8, 8\)"),
+    "words": (["cat"] * 8, "got list"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_LABELS)
+def test_labels_that_are_no_integers_are_refused_where_they_are_read(kind, tmp_path):
+    labels, told = NOT_LABELS[kind]
+    data = Given([(255 * IMAGES).byte(), labels])
+    flow = mb.MixerFlow((1, 8, 8), 4, 1, shift_every=0, hidden_features=8, num_classes=3)
+    for reader in (flow, mb.HybridClassifier(make_flow(), 3, weight=1.0)):
+        trainer = make_trainer(max_steps=1, default_root_dir=tmp_path)
+        with pytest.raises(
+            DataError, match=rf"labels must be integers of shape \(8,\), {told}"
+        ):
+            trainer.fit(DensityEstimation(reader), datamodule=data)
+    make_trainer(max_steps=1, default_root_dir=tmp_path).fit(
+        DensityEstimation(make_flow()), datamodule=data
+    )
+
+
+def test_tasks_refuse_images_that_are_not_8_bit(run, tmp_path):
+    module = DensityEstimation(make_flow())
+    options = {"ckpt_path": str(run), "output": str(tmp_path / "e.npz")}
+    with pytest.raises(DataError, match="images must be uint8"):
+        make_trainer().embed(module, Constant(IMAGES), **options)
+
+
+def test_images_without_a_bright_pixel_are_warned_of(tmp_path):
+    module = DensityEstimation(make_flow())
+    trainer = make_trainer(max_steps=1, default_root_dir=tmp_path)
+    with pytest.warns(UserWarning, match="no pixel of the first batch is above 1"):
+        trainer.fit(module, datamodule=Given((IMAGES > 0.5).byte()))
+
+
+def test_a_model_that_was_never_trained_is_warned_of(tmp_path):
+    module = DensityEstimation(make_flow())
+    trainer = make_trainer(max_steps=1, default_root_dir=tmp_path)
+    images = Given((255 * IMAGES).byte())
+    told = "never trained: 2 of its 2 layers of activation normalisation have seen no batch"
+    for run in (trainer.test, trainer.validate):
+        with pytest.warns(UserWarning, match=told):
+            run(module, datamodule=images)
+    torch.save({"state_dict": module.state_dict()}, tmp_path / "new.ckpt")
+    options = {"ckpt_path": str(tmp_path / "new.ckpt"), "output": str(tmp_path / "s.npz")}
+    with pytest.warns(UserWarning, match=told):
+        trainer.sample(module, num_samples=1, **options)
+
+
+def test_a_trained_model_is_not_warned_of(tmp_path, recwarn):
+    module = DensityEstimation(make_flow())
+    trainer = make_trainer(max_steps=1, default_root_dir=tmp_path)
+    images = Given((255 * IMAGES).byte())
+    trainer.fit(module, datamodule=images)
+    trainer.test(module, datamodule=images)
+    assert not [w for w in recwarn if "trained" in str(w.message)]
+
+
+def test_images_without_labels_are_told_to_be_of_the_null_class(tmp_path):
+    flow = mb.MixerFlow((1, 8, 8), 4, 1, shift_every=0, hidden_features=8, num_classes=3)
+    trainer = make_trainer(default_root_dir=tmp_path)
+    images = Given((255 * IMAGES).byte())
+    with pytest.warns(UserWarning, match="have no labels and get -1, the null class"):
+        trainer.test(DensityEstimation(flow), datamodule=images)
+
+
+def test_values_that_are_not_finite_are_counted(run, tmp_path, capsys):
+    checkpoint = load_checkpoint(run)
+    checkpoint["state_dict"]["flow.q0.loc"][:] = torch.nan
+    torch.save(checkpoint, tmp_path / "bad.ckpt")
+    module = DensityEstimation(make_flow())
+    options = {"ckpt_path": str(tmp_path / "bad.ckpt"), "output": str(tmp_path / "s.npz")}
+    make_trainer().sample(module, num_samples=3, **options)
+    assert "log_prob: 3 of 3 images have values that are not finite" in capsys.readouterr().out
+
+
+def test_a_probe_needs_a_label_for_each_image(run, tmp_path):
+    module = DensityEstimation(make_flow())
+    data = Constant((255 * IMAGES).byte(), torch.tensor([0, 0, 0, 1, 1, 1, -1, -1]))
+    options = {"ckpt_path": str(run), "output": str(tmp_path / "p.npz")}
+    with pytest.raises(RunError, match="2 of the train images have none"):
+        make_trainer().probe(module, data, **options)
