@@ -21,6 +21,9 @@ SUITE = Suite(
         "distributions/*_test, stochastic_test": "of distributions, not of layers",
         "planar_test, radial_test, periodic_test, transforms_test": "no such layer here",
         "made_test": "of the masks of normflows' own net",
+        "wrapper_test with some features that are angles": (
+            "a spline is circular for all features or for none; it runs with all"
+        ),
         "mixing_test.test_permute": "no layer permutes features alone",
         "residual_test.test_residual_cnn": "no continuous layer on images",
         "coupling_test.test_cc_affine": "no affine layer of the class alone",
@@ -43,6 +46,23 @@ def flow_test(case: Case, batch: int, dtype: torch.dtype, trained: bool) -> None
         FlowTest().checkForwardInverse(
             flow, case.data(dtype, "cpu", batch), case.context(dtype, "cpu", batch)
         )
+
+
+@SUITE.each(features=(2, 4, 5), context_features=(0, 2), seed=range(4))
+def continuous_flow_test(features: int, context_features: int, seed: int) -> None:
+    """At the tolerance that it has by default, and at that of normflows' residual flows."""
+    case = Case(
+        lambda: mb.ContinuousFlow(features, context_features=context_features),
+        (features,),
+        context_features,
+    )
+    FlowTest().checkForwardInverse(
+        case.build(torch.float32, "cpu", seed),
+        case.data(torch.float32, "cpu", 3, seed),
+        case.context(torch.float32, "cpu", 3),
+        atol=1e-4,
+        rtol=1e-4,
+    )
 
 
 def coupling(mask: torch.Tensor, *nets: object) -> mb.Coupling:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from conftest import LAYERS, Case
 
-__all__ = ["Check", "Suite", "close"]
+__all__ = ["Check", "Suite", "close", "refuses"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,15 @@ class Suite:
 def close(actual: Any, expected: Any, eps: float) -> None:
     """Compare numbers by their largest absolute difference."""
     torch.testing.assert_close(actual, expected, atol=eps, rtol=0)
+
+
+def refuses(run: Callable[..., object], *arguments: Any) -> None:
+    """Check that a call raises a ValueError."""
+    try:
+        run(*arguments)
+    except ValueError:
+        return
+    raise AssertionError("no ValueError was raised")
 
 
 def _label(value: object) -> str:
