@@ -19,6 +19,7 @@ PARAMETERS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore")  # Of tracing, and of couplings in a row.
 @pytest.mark.parametrize(("suite", "layer"), PARAMETERS)
 def test_passes_the_checks_of(suite, layer):
     failures = {}

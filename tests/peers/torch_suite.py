@@ -28,7 +28,7 @@ SUITE = Suite(
         "test_compose_affine, test_compose_reshape": "of torch's own transforms alone",
         "transforms of 0 dimensions": "events here have at least one",
         "transforms that are not bijective": "none here",
-        "traces of `ContinuousFlow`": "it refuses to be traced, since its steps depend on values",
+        "traces of `ContinuousFlow`": "refused, since its steps depend on values",
         "test_with_cache where results have a graph": (
             "they are returned once, since a graph serves one backward pass"
         ),
