@@ -5,8 +5,8 @@ embeddings.py), and asked to tell test images of these from images of other kind
 simpler. The AUROC is how likely an image from outside scores above one from inside: by bits per
 dimension; by what is left of them beyond the length of a lossless file of the image (`ratio`);
 by their distance from the mean of validation images (`typicality`); see
-`mixer_bijectors.train.anomaly`. Learning rates are the best of four by validation bits per
-dimension after a short run.
+`mixer_bijectors.train.tasks.anomaly`. Learning rates are the best of four by validation bits
+per dimension after a short run.
 
     python benchmarks/anomaly.py --budget 60 --seeds 0 1 2 --json anomaly.json
 
@@ -35,7 +35,7 @@ from embeddings import mixer_flow as digit_flow
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
-from mixer_bijectors.train.anomaly import anomaly_scores, auroc, complexity
+from mixer_bijectors.train.tasks.anomaly import anomaly_scores, auroc, complexity
 
 TEXTURES = ("brick.png", "grass.png", "gravel.png")
 PAGES = ("page.png", "text.png")

@@ -28,7 +28,7 @@ from torch import Tensor
 
 import mixer_bijectors as mb
 from mixer_bijectors.train import Digits, ImageDataModule, MNIST5k
-from mixer_bijectors.train.probe import linear_probe
+from mixer_bijectors.train.tasks.linear_probe import linear_probe
 
 LEARNING_RATES = (4e-3, 8e-3, 1.6e-2, 3.2e-2)
 DIVERGED = 0.2  # how much worse than its short run, in bits/dim, a full run must not be

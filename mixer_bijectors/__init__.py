@@ -1,26 +1,28 @@
 """Bijections that normflows and nflows lack: MixerFlow and the layers it is made of."""
 
-from . import images, nets, presets
-from .actnorm import ActNorm
-from .attention import Guidance, TransformerAutoregressive
-from .autoregressive import Autoregressive
+from . import _former_names, images, nets, presets
 from .bijection import Bijection
-from .continuous import ContinuousFlow
-from .coupling import Coupling
-from .denoising import denoise
-from .elementwise import Elementwise
+from .bridges.nflows import from_nflows, to_nflows, to_torch_transform
 from .flow import Chain
-from .interop import from_nflows, to_nflows, to_torch_transform
-from .inversion import ParallelInverse, accelerate_sampling
-from .kan import KANLayer
-from .linear import LULinear
-from .mixing import ChannelMixing, PatchMixing, PixelMixing
+from .layers.actnorm import ActNorm
+from .layers.autoregressive import Autoregressive
+from .layers.continuous import ContinuousFlow
+from .layers.coupling import Coupling
+from .layers.elementwise import Elementwise
+from .layers.kan_layer import KANLayer
+from .layers.lu_linear import LULinear
+from .layers.mixing import ChannelMixing, PatchMixing, PixelMixing
+from .layers.patch_grid import CyclicShift, Patchify, Shift
+from .layers.transformer_autoregressive import Guidance, TransformerAutoregressive
 from .models import HybridClassifier, MixerFlow, TarFlow
-from .patches import CyclicShift, Patchify, Shift
+from .models.denoising import denoise
+from .running.parallel_inverse import ParallelInverse, accelerate_sampling
 from .testing import check_bijection
 from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic
 
 __version__ = "0.1.0"
+
+_former_names.install()
 
 __all__ = [
     "ActNorm",

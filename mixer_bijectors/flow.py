@@ -11,8 +11,8 @@ import torch
 from normflows.flows import Flow
 from torch import Tensor, nn
 
-from ._alternation import warn_unless_alternating
 from .bijection import Bijection, Shape, complete_log_det
+from .layers.alternation import warn_unless_alternating
 
 __all__ = [
     "Chain",

@@ -12,10 +12,10 @@ import normflows as nf
 import torch
 
 from . import nets
-from .autoregressive import Autoregressive
-from .continuous import ContinuousFlow
 from .flow import Chain, Flow
-from .kan import KANLayer
+from .layers.autoregressive import Autoregressive
+from .layers.continuous import ContinuousFlow
+from .layers.kan_layer import KANLayer
 from .models import MixerFlow, TarFlow
 from .univariate import Affine, RationalQuadratic
 

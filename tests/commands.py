@@ -10,8 +10,9 @@ from importlib.resources import files
 
 import pytest
 
-from mixer_bijectors.train import DensityEstimation, Pictures, checkpoints
+from mixer_bijectors.train import DensityEstimation, Pictures
 from mixer_bijectors.train.cli import main
+from mixer_bijectors.train.io import checkpoints
 
 CONFIGS = files("mixer_bijectors.train") / "configs"
 QUIET = [

@@ -23,12 +23,12 @@ from mixer_bijectors import images, presets
 
 SHAPE = (1, 6, 6)
 SOLVES, INTEGRATES, WINDOWS = (
-    "_triangular.solve",
-    "continuous.transform",
-    "_windows.sample_in_windows",
+    "solvers.fixed_point.solve",
+    "layers.continuous.transform",
+    "solvers.patch_windows.sample_in_windows",
 )
-FIRST_BATCH = "actnorm._awaits_first_batch"
-LEFT_OVER = "_incremental.__init__"
+FIRST_BATCH = "layers.actnorm._awaits_first_batch"
+LEFT_OVER = "running.incremental_made.__init__"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ add(
     "ActNorm, loaded",
     lambda: (randomised(mb.ActNorm(5)), mb.ActNorm(5)),
     lambda layer, other: (other.load_state_dict(layer.state_dict()), other.log_scale)[1],
-    "actnorm._mirror",
+    "layers.actnorm._mirror",
 )
 add(
     "ContinuousFlow, in training",
@@ -261,7 +261,7 @@ add(
     "to_torch_transform",
     lambda: (randomised(mb.Coupling(6)), torch.randn(4, 6)),
     in_torch,
-    "_torch_transform._all_same",
+    "bridges.torch_transform._all_same",
 )
 add(
     "to_torch_transform of another shape",

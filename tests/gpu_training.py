@@ -11,12 +11,12 @@ from torch import Tensor
 
 from mixer_bijectors import images
 from mixer_bijectors.train import DensityEstimation
-from mixer_bijectors.train.anomaly import anomaly_scores, auroc
-from mixer_bijectors.train.batches import Batch
-from mixer_bijectors.train.guard import Guard
-from mixer_bijectors.train.parts import _Computation
-from mixer_bijectors.train.pictures import Pictures, _reconstructions
-from mixer_bijectors.train.tasks import FlowTrainer
+from mixer_bijectors.train.callbacks.guard import Guard
+from mixer_bijectors.train.callbacks.sample_pictures import Pictures, _reconstructions
+from mixer_bijectors.train.data.batches import Batch
+from mixer_bijectors.train.tasks.anomaly import anomaly_scores, auroc
+from mixer_bijectors.train.tasks.flow_trainer import FlowTrainer
+from mixer_bijectors.train.tasks.parts import _Computation
 
 
 def module(name: str, **options: Any) -> Any:
@@ -79,7 +79,7 @@ add(
     "anomaly scores",
     lambda: (torch.rand(5), torch.rand(5)),
     scored,
-    "train.anomaly.auroc",
+    "train.tasks.anomaly.auroc",
 )
 
 
@@ -96,7 +96,9 @@ def guarded(parameter: Tensor) -> Tensor:
     return parameter
 
 
-add("Guard", lambda: (torch.rand(3),), guarded, "train.guard.on_before_optimizer_step")
+add(
+    "Guard", lambda: (torch.rand(3),), guarded, "train.callbacks.guard.on_before_optimizer_step"
+)
 
 
 def pictured(model: Any, x: Tensor) -> Tensor:
@@ -115,7 +117,7 @@ add(
     "Pictures",
     lambda: (OnDevice(build_model(MODELS["MixerFlow"])[0]), torch.rand(2, *SHAPE)),
     pictured,
-    "train.pictures._reconstructions",
+    "train.callbacks.sample_pictures._reconstructions",
 )
 
 
@@ -131,7 +133,7 @@ def computed(task: str, model: Any, batch: Batch) -> Any:
     trainer._embed = partial(FlowTrainer._embed, trainer)
     trainer._score = partial(FlowTrainer._score, trainer)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("mixer_bijectors.train.tasks.compute_in_parts", capture)
+        patched.setattr("mixer_bijectors.train.tasks.flow_trainer.compute_in_parts", capture)
         if task == "score of anomalies":
             trainer._score(model, None, None, "scores.csv", "test", True, False)
         elif task == "sample":
@@ -150,13 +152,13 @@ for task, (name, places) in {
     "sample": ("TarFlow of classes", (WINDOWS,)),
     "embed": ("MixerFlow of classes", ()),
     "score": ("MixerFlow of classes", ()),
-    "score of anomalies": ("MixerFlow", ("train.anomaly.complexity",)),
+    "score of anomalies": ("MixerFlow", ("train.tasks.anomaly.complexity",)),
     "reconstruct": ("MixerFlow of classes", ()),
 }.items():
     add(
         f"task {task}",
         partial(lambda name: (module(name).eval(), batch()), name),
         partial(computed, task),
-        "train.parts.predict_step",
+        "train.tasks.parts.predict_step",
         *places,
     )

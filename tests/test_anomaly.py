@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from mixer_bijectors.train.anomaly import anomaly_scores, auroc, complexity
+from mixer_bijectors.train.tasks.anomaly import anomaly_scores, auroc, complexity
 
 
 def noise(*shape):

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
-from mixer_bijectors._windows import sample_in_windows
+from mixer_bijectors.solvers.patch_windows import sample_in_windows
 
 SIZES = {"channels": 16, "head_dim": 8, "num_layers": 2}
 

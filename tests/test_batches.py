@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer_bijectors.train import DataError, ImageDataModule, RunError
-from mixer_bijectors.train.batches import (
+from mixer_bijectors.train.data.batches import (
     Batch,
     Draw,
     Drawn,
@@ -16,9 +16,9 @@ from mixer_bijectors.train.batches import (
     ShardedSampler,
     mix,
 )
-from mixer_bijectors.train.data import TensorSource
-from mixer_bijectors.train.errors import ImageError
-from mixer_bijectors.train.module import as_batch
+from mixer_bijectors.train.data.image_data_module import TensorSource
+from mixer_bijectors.train.density_estimation import as_batch
+from mixer_bijectors.train.io.errors import ImageError
 
 SIZES = st.integers(1, 60)
 BATCHES = st.integers(1, 9)

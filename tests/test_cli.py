@@ -31,7 +31,7 @@ from PIL import Image
 
 import mixer_bijectors as mb
 from mixer_bijectors.train import DensityEstimation, Digits, RunError, load_checkpoint
-from mixer_bijectors.train.reasons import reason_of
+from mixer_bijectors.train.io.reasons import reason_of
 
 
 def fit(folder, steps, *options, **how):

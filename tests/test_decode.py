@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from mixer_bijectors.train.decode import open_image, resize
-from mixer_bijectors.train.errors import DataError, ImageError
+from mixer_bijectors.train.data.decode import open_image, resize
+from mixer_bijectors.train.io.errors import DataError, ImageError
 
 RNG = np.random.default_rng(0)
 

@@ -24,8 +24,8 @@ from mixer_bijectors.train import (
     RunError,
     load_checkpoint,
 )
-from mixer_bijectors.train import files as written
-from mixer_bijectors.train.files import make_folder, replacing
+from mixer_bijectors.train.io import files as written
+from mixer_bijectors.train.io.files import make_folder, replacing
 
 
 def make_trainer(folder, *callbacks, **options):
@@ -319,7 +319,7 @@ def test_metrics_do_not_depend_on_the_order():
 
 
 def test_a_log_goes_on_where_the_run_does(tmp_path):
-    from mixer_bijectors.train.logs import ResumableCSVLogger
+    from mixer_bijectors.train.io.csv_log import ResumableCSVLogger
 
     def log(steps, name="train/bits_per_dim"):
         logger = ResumableCSVLogger(tmp_path, name="", version="")

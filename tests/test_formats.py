@@ -12,9 +12,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from mixer_bijectors.train.errors import DataError
-from mixer_bijectors.train.formats import Arrays, find_format, read_arrays
-from mixer_bijectors.train.pickles import read_pickle
+from mixer_bijectors.train.data.cifar_imagenet import Arrays, find_format, read_arrays
+from mixer_bijectors.train.data.pickles import read_pickle
+from mixer_bijectors.train.io.errors import DataError
 
 RNG = np.random.default_rng(0)
 

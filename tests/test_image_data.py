@@ -13,8 +13,8 @@ from PIL import Image
 
 import mixer_bijectors as mb
 from mixer_bijectors.train import DataError, DensityEstimation, Images
-from mixer_bijectors.train.decode import resize
-from mixer_bijectors.train.module import as_batch
+from mixer_bijectors.train.data.decode import resize
+from mixer_bijectors.train.density_estimation import as_batch
 
 SHAPE = (3, 8, 8)
 

@@ -12,7 +12,7 @@ import pytest
 from test_image_data import encode, make_cifar, picture
 
 from mixer_bijectors.train import DataError, Images
-from mixer_bijectors.train.tasks import _like
+from mixer_bijectors.train.tasks.flow_trainer import _like
 
 SHAPE = (1, 8, 8)
 

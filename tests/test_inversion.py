@@ -15,9 +15,9 @@ from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
-from mixer_bijectors import inversion
-from mixer_bijectors._incremental import supports
-from mixer_bijectors._triangular import solve
+from mixer_bijectors.running import parallel_inverse as inversion
+from mixer_bijectors.running.incremental_made import supports
+from mixer_bijectors.solvers.fixed_point import solve
 
 # Layers of 12 features, hidden 32, with context if asked: the sequential direction of each.
 LAYERS = {

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_iter, tree_map
 
 import mixer_bijectors as mb
 from mixer_bijectors import presets
-from mixer_bijectors.train.batches import Batch
+from mixer_bijectors.train.data.batches import Batch
 
 DOCS = Path(__file__).parents[1] / "docs" / "design.md"
 NEEDS_CUDA = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))

@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from mixer_bijectors.train.probe import linear_probe
+from mixer_bijectors.train.tasks.linear_probe import linear_probe
 
 RNG = np.random.default_rng(0)
 

@@ -23,8 +23,8 @@ from mixer_bijectors.train import (
     RunError,
     load_checkpoint,
 )
-from mixer_bijectors.train.data import TensorSource
-from mixer_bijectors.train.parts import Parts, _fingerprint
+from mixer_bijectors.train.data.image_data_module import TensorSource
+from mixer_bijectors.train.tasks.parts import Parts, _fingerprint
 
 AVERAGES = [
     "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging",

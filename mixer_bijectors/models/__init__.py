@@ -1,6 +1,6 @@
 """Models of images."""
 
-from .hybrid import HybridClassifier
+from .hybrid_classifier import HybridClassifier
 from .image_flow import ImageFlow
 from .mixerflow import MixerFlow
 from .tarflow import TarFlow

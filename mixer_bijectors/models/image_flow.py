@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._checks import check_input, is_readable
 from ..flow import Flow, apply_flows
-from ..patches import Patchify
+from ..layers.patch_grid import Patchify
 from .bases import Base, class_weights
 
 __all__ = ["ImageFlow"]

@@ -8,12 +8,12 @@ import normflows as nf
 from torch import nn
 
 from .._checks import check_builder
-from ..actnorm import ActNorm
-from ..coupling import Coupling
 from ..flow import Chain, Flow, context_features
-from ..linear import LULinear
-from ..mixing import ChannelMixing, PatchMixing, PixelMixing
-from ..patches import Patchify, Shift
+from ..layers.actnorm import ActNorm
+from ..layers.coupling import Coupling
+from ..layers.lu_linear import LULinear
+from ..layers.mixing import ChannelMixing, PatchMixing, PixelMixing
+from ..layers.patch_grid import Patchify, Shift
 from ..univariate import Affine, Univariate
 from .bases import reads_classes
 from .image_flow import ImageFlow

@@ -8,9 +8,9 @@ import normflows as nf
 import torch
 from torch import Tensor, nn
 
-from ..attention import Guidance, TransformerAutoregressive
 from ..flow import Flow, apply_flow
-from ..patches import Patchify
+from ..layers.patch_grid import Patchify
+from ..layers.transformer_autoregressive import Guidance, TransformerAutoregressive
 from .image_flow import ImageFlow
 from .mixerflow import MixerFlow
 

@@ -7,14 +7,14 @@ except ImportError as error:
         'mixer_bijectors.train needs Lightning: pip install "mixer_bijectors[train]"'
     ) from error
 
-from .checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint
-from .data import Digits, ImageDataModule, MNIST5k, Photos
-from .errors import DataError, RunError
-from .guard import Guard
-from .images import Images
-from .module import DensityEstimation
-from .pictures import Pictures
-from .tasks import FlowTrainer
+from .callbacks.guard import Guard
+from .callbacks.sample_pictures import Pictures
+from .data.image_data_module import Digits, ImageDataModule, MNIST5k, Photos
+from .data.images import Images
+from .density_estimation import DensityEstimation
+from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint
+from .io.errors import DataError, RunError
+from .tasks.flow_trainer import FlowTrainer
 
 __all__ = [
     "AtomicCheckpointIO",

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from .checkpoints import load_checkpoint
-from .errors import RunError
-from .parts import NO_CHECKPOINT
+from .io.checkpoints import load_checkpoint
+from .io.errors import RunError
+from .tasks.parts import NO_CHECKPOINT
 
 __all__ = ["TASKS", "arranged", "config_of", "need_file", "newest_first"]
 

@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from .batches import Batch
-from .errors import DataError, RunError
+from .data.batches import Batch
+from .io.errors import DataError, RunError
 
 __all__ = ["Batches", "as_batch", "check_precision", "labels_of", "warn_if_untrained"]
 

@@ -22,14 +22,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from .arguments import TASKS, arranged, config_of, need_file, newest_first
-from .checkpoints import AtomicCheckpointIO, LastCheckpoint
-from .errors import RunError
-from .files import make_folder
-from .guard import Guard
-from .logs import ResumableCSVLogger
-from .module import DensityEstimation
-from .reasons import reason_of
-from .tasks import FlowTrainer
+from .callbacks.guard import Guard
+from .density_estimation import DensityEstimation
+from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from .io.csv_log import ResumableCSVLogger
+from .io.errors import RunError
+from .io.files import make_folder
+from .io.reasons import reason_of
+from .tasks.flow_trainer import FlowTrainer
 
 __all__ = ["main"]
 

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from ..models import HybridClassifier
-from .checkpoints import load_checkpoint
+from .io.checkpoints import load_checkpoint
 
 __all__ = ["Sharded", "agree", "shard"]
 

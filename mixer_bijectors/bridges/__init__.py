@@ -1,0 +1,1 @@
+"""Bridges to nflows, and to torch.distributions and what builds on it."""

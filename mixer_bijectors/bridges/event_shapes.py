@@ -1,0 +1,82 @@
+"""The shape of an event on the other side of a flow, without a trace in the flow."""
+
+import copy
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import format_shape
+from ..flow import Flow, call_flow
+
+__all__ = ["map_shape"]
+
+
+def map_shape(
+    name: str,
+    flow: Flow,
+    event: torch.Size,
+    context: Tensor | None,
+    *,
+    same_dim: bool,
+    inverse: bool,
+) -> torch.Size:
+    """The shape that `flow` gives to an event: of data, or if `inverse` of latents.
+
+    A flow that declares its shapes is asked. Any other is copied and the copy run, so that
+    neither parameters nor buffers, modes, hooks or random numbers are touched.
+
+    Args:
+        name: the function to name in messages.
+        context: that of one event, for a conditional flow.
+        same_dim: whether events have as many dimensions on both sides.
+
+    Raises:
+        ValueError: the flow declares events of another shape.
+    """
+    flow = getattr(flow, "_orig_mod", flow)  # that of a compiled module
+    shapes = getattr(flow, "latent_shape", None), getattr(flow, "event_shape", None)
+    given, wanted = reversed(shapes) if inverse else shapes
+    if given is not None and not _fits(event, given):
+        raise ValueError(
+            f"{name}: {type(flow).__name__} takes {'data' if inverse else 'latents'} of shape "
+            f"{format_shape(*('any' if size is None else size for size in given))}, got events "
+            f"of shape {tuple(event)}; give the base distribution another shape, or "
+            f"{name} another event_dim"
+        )
+    if same_dim and (len(event) == 1 or (given is not None and given == wanted)):
+        return event  # A bijection of vectors keeps their size.
+    if wanted is not None and None not in wanted:
+        return torch.Size(wanted)
+    return _run_copy(flow, event, context, inverse)
+
+
+def _fits(event: torch.Size, shape: tuple[int | None, ...]) -> bool:
+    return len(event) == len(shape) and all(
+        want is None or got == want for got, want in zip(event, shape)
+    )
+
+
+def _run_copy(
+    flow: Flow, event: torch.Size, context: Tensor | None, inverse: bool
+) -> torch.Size:
+    # Layers of normflows initialise themselves in evaluation mode, too, and replace the data of
+    # their parameters: that must happen to a copy. Hooks belong to the original.
+    memo: dict[int, Any] = {}
+    for module in flow.modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, OrderedDict) and "hooks" in attribute:
+                memo[id(value)] = OrderedDict()
+            elif isinstance(value, Tensor):  # deepcopy refuses what has a graph
+                memo[id(value)] = value.detach().clone()
+    twin = copy.deepcopy(flow, memo).eval()
+    tensors = [*flow.parameters(), *flow.buffers()]
+    like = next(filter(torch.is_floating_point, tensors), torch.empty(()))
+    devices = [like.device] if like.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        # One half lies in the domain of a logarithm, of a logit and of what is bounded, and two
+        # samples have a standard deviation.
+        probe = like.new_full((2, *event), 0.5)
+        context = context if context is None else context.expand(2, -1)
+        return call_flow(twin, probe, context, inverse=inverse)[0].shape[1:]

@@ -1,0 +1,1 @@
+"""Bijections of vectors, of the mixer matrix and of images."""

@@ -1,0 +1,140 @@
+"""Activation normalisation."""
+
+import warnings
+
+import torch
+from torch import Tensor, distributed, nn
+
+from .._checks import is_readable
+from ..bijection import Bijection
+
+__all__ = ["ActNorm"]
+
+
+class ActNorm(Bijection):
+    r"""Scale and shift of each feature, set to normalise the first training batch.
+
+    .. math:: x = z \, e^{s} + t
+
+    The first batch seen in training mode, in either direction, sets :math:`s` and :math:`t`
+    so that what leaves the layer has mean 0 and variance 1; evaluation mode never does. When
+    torch.distributed is initialised, all ranks must see their first batch together, and all
+    take the statistics of the joint batch. Values that are not finite are left out of the
+    statistics, and a feature that is constant in the batch is shifted but not scaled.
+
+    Args:
+        features: number of features.
+
+    Attributes:
+        warns: whether to warn of evaluation before the first batch, which turns it off. What
+            evaluates a model before it trains it, to see that it can, turns it off too.
+
+    Shapes: (batch, features) in and out, log_det (batch,).
+
+    Raises:
+        TypeError: the input is not floating point.
+        ValueError: the input is not of shape (batch, features).
+
+    Warns:
+        UserWarning: evaluation mode before the first batch, once, where the layer is still the
+            identity.
+
+    References:
+        Kingma and Dhariwal, Glow, 2018, section 3.1 (https://arxiv.org/abs/1807.03039)
+
+    Example:
+        >>> layer = ActNorm(3)
+        >>> z, log_det = layer.inverse(5 + 2 * torch.randn(1000, 3))
+        >>> bool(z.mean().abs() < 1e-5), bool((z.std() - 1).abs() < 1e-2)
+        (True, True)
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__((features,))
+        self.features = features
+        self.log_scale = nn.Parameter(torch.zeros(features))
+        self.shift = nn.Parameter(torch.zeros(features))
+        # 0 or 1, as a number that can be averaged.
+        self.register_buffer("initialized", torch.tensor(0.0))
+        # Mirrors the buffer, so that no forward pass has to wait for the device to read it.
+        self._initialized = False
+        self.warns = True
+        self.register_load_state_dict_post_hook(_mirror)
+
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        if self._awaits_first_batch():
+            self._initialize(x, inverse=inverse)
+        given, log_det = x.to(self.shift.dtype), self.log_scale.sum()
+        if inverse:
+            scale = (-self.log_scale).exp()
+            return torch.addcmul(-self.shift * scale, given, scale), -log_det
+        return torch.addcmul(self.shift, given, self.log_scale.exp()), log_det
+
+    def _awaits_first_batch(self) -> bool:
+        if self._initialized:
+            return False
+        if not self.training:
+            self._warn_of_identity()
+            return False
+        # Read once more before the first batch: the buffer may have come from another rank,
+        # or from the model that this one averages.
+        if not (torch.compiler.is_compiling() or self.initialized.is_meta):
+            self._initialized = bool(self.initialized)
+        return not self._initialized
+
+    def _warn_of_identity(self) -> None:
+        """Warn once where evaluation comes first; buffers of other devices are not read."""
+        tensors = (self.initialized, self.log_scale, self.shift)
+        on_cpu = self.initialized.device.type == "cpu"
+        if torch.compiler.is_compiling() or not self.warns or self.initialized.is_meta:
+            return
+        if on_cpu and not all(map(is_readable, tensors)):
+            return
+        self.warns = False
+        if on_cpu and any(bool(tensor.any()) for tensor in tensors):
+            return  # Something else than a first batch has set them.
+        warnings.warn(
+            "ActNorm: used in evaluation mode before its first batch in training mode, so it "
+            "is the identity; train it first, or load parameters that were trained",
+            stacklevel=2,
+        )
+
+    @torch.no_grad()
+    def _initialize(self, batch: Tensor, *, inverse: bool) -> None:
+        if batch.shape[0] == 0 and not _is_distributed():
+            return
+        batch = batch.to(torch.promote_types(self.shift.dtype, torch.float32))
+        finite = batch.isfinite()
+        count = _total(finite.to(batch.dtype).sum(0)).clamp(min=1)
+        mean = _total(batch.where(finite, 0.0).sum(0)) / count
+        # A second pass over the deviations: a mean of squares would cancel for large means.
+        std = (_total((batch - mean).where(finite, 0.0).square().sum(0)) / count).sqrt()
+        rounding = 16 * torch.finfo(batch.dtype).eps * mean.abs()
+        log_std = std.where((std > rounding) & std.isfinite(), 1.0).log()
+        if inverse:
+            self.shift.copy_(mean)
+            self.log_scale.copy_(log_std)
+        else:
+            self.shift.copy_(-mean * (-log_std).exp())
+            self.log_scale.copy_(-log_std)
+        self.initialized.fill_(1.0)
+        self._initialized = True
+
+
+def _mirror(layer: nn.Module, _: object) -> None:
+    """Read anew whether there was a first batch, after a state_dict was loaded."""
+    if isinstance(layer, ActNorm) and not layer.initialized.is_meta:
+        layer._initialized = bool(layer.initialized)
+
+
+def _is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _total(x: Tensor) -> Tensor:
+    """Sum over the ranks, if there are any."""
+    if _is_distributed():
+        distributed.all_reduce(x)
+    return x

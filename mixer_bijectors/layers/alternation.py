@@ -1,0 +1,63 @@
+"""Tells of stacks of couplings that never transform one half of the features."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+
+from normflows.flows import Composite, Reverse
+from torch import nn
+
+__all__ = ["warn_unless_alternating"]
+
+
+def warn_unless_alternating(flows: Iterable[nn.Module], *, name: str, stacklevel: int) -> None:
+    """Warn if flows in a row hold several couplings, all of the same half, and none mixes.
+
+    `ActNorm` and `Elementwise` keep features apart, and `LULinear` starts as the identity and
+    learns to mix too slowly to replace the couplings that are missing. Any layer that is not
+    known counts as one that mixes, so that nothing is said of it.
+
+    Args:
+        flows: in the order in which they run, either way.
+        name: of what holds them, for the message.
+        stacklevel: as that of `warnings.warn`, counted from the caller of this function.
+    """
+    from .coupling import Coupling  # which itself needs what calls this
+
+    couplings, half, mixed = 0, False, False
+    for flow in _flatten(flows):
+        if not isinstance(flow, Coupling):
+            mixed = mixed or _mixes(flow)
+            continue
+        if couplings and (mixed or bool(flow.reverse) != half):
+            return
+        couplings, half, mixed = couplings + 1, bool(flow.reverse), False
+    if couplings > 1:
+        warnings.warn(
+            f"{name}: all {couplings} couplings transform the same half of the features, and "
+            "no layer between them permutes or mixes (LULinear starts as the identity): "
+            "the other half stays as it is. Give every other Coupling the option reverse="
+            f"{not half}",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _flatten(flows: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    from ..bridges.nflows import _FlowAsTransform
+    from ..flow import Chain
+
+    for flow in flows:
+        flow = getattr(flow, "_orig_mod", flow)  # that of a compiled module
+        if isinstance(flow, (nn.ModuleList, Chain, Composite, Reverse, _FlowAsTransform)):
+            yield from _flatten(filter(None, flow._modules.values()))
+        else:
+            yield flow
+
+
+def _mixes(flow: nn.Module) -> bool:
+    from .actnorm import ActNorm
+    from .elementwise import Elementwise
+    from .lu_linear import LULinear
+
+    if isinstance(flow, LULinear):
+        return not flow.identity_init
+    return not isinstance(flow, (ActNorm, Elementwise))

@@ -1,0 +1,94 @@
+"""Coupling layers."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from .._checks import check_builder, check_univariate
+from ..bijection import Bijection
+from ..nets import ResidualMLP
+from ..univariate import Affine, Univariate
+
+__all__ = ["Coupling"]
+
+
+class Coupling(Bijection):
+    r"""Transforms one half of the features with parameters that a net reads off the other half.
+
+    .. math:: x_1 = z_1, \qquad x_2 = f(z_2; \mathrm{net}(z_1, \mathrm{context}))
+
+    Args:
+        features: number of features, at least 2. The first half stays, the larger one if odd.
+        univariate: the elementwise bijection :math:`f`.
+        hidden_features: width of the net.
+        num_blocks: residual blocks of the default net.
+        context_features: size of the context; 0 for an unconditional layer, which ignores any.
+        net: builds the conditioner, called as `net(in_features, out_features,
+            hidden_features=..., context_features=...)`; by default `nets.ResidualMLP`. Its
+            output holds the first parameter of all features, then the second, and starts at
+            zero for the layer to start as the identity.
+        reverse: transform the first half by the second instead.
+
+    Shapes: (batch, features) in and out, context (batch, context_features), log_det (batch,).
+
+    Raises:
+        TypeError: the input is not floating point, or of higher precision than the net;
+            `univariate` is a class, or `net` a module instead of what builds one.
+        ValueError: fewer than 2 features; an input not of shape (batch, features); a context
+            that is missing or not of shape (batch, context_features).
+
+    References:
+        Dinh et al., Density estimation using Real NVP, 2016 (https://arxiv.org/abs/1605.08803)
+
+    Example:
+        >>> layer = Coupling(48, mb.Affine(), hidden_features=64, context_features=10)
+        >>> z, log_det = layer.inverse(torch.randn(5, 48), context=torch.randn(5, 10))
+        >>> z.shape, log_det.shape
+        (torch.Size([5, 48]), torch.Size([5]))
+    """
+
+    def __init__(
+        self,
+        features: int,
+        univariate: Univariate = Affine(),
+        *,
+        hidden_features: int = 128,
+        num_blocks: int = 2,
+        context_features: int = 0,
+        net: Callable[..., nn.Module] | None = None,
+        reverse: bool = False,
+    ) -> None:
+        super().__init__((features,), context_features=context_features)
+        if features < 2:
+            raise ValueError(
+                f"Coupling: features must be at least 2, one half for the other, got {features}"
+            )
+        check_univariate("Coupling", univariate)
+        check_builder("Coupling", "net", net)
+        self.features = features
+        self.univariate = univariate
+        self.reverse = reverse
+        self.sizes = ((features + 1) // 2, features // 2)
+        kept, transformed = self.sizes[::-1] if reverse else self.sizes
+        net = net or partial(ResidualMLP, num_blocks=num_blocks)
+        self.net = net(
+            kept,
+            transformed * univariate.num_params,
+            hidden_features=hidden_features,
+            context_features=context_features,
+        )
+
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        x1, x2 = x.split(self.sizes, dim=1)
+        kept, transformed = (x2, x1) if self.reverse else (x1, x2)
+        given = kept.to(next(self.net.parameters(), x).dtype)
+        params = self.net(given) if context is None else self.net(given, context)
+        # Parameter-major: each parameter of all features is one contiguous run of memory.
+        params = params.unflatten(1, (self.univariate.num_params, -1)).transpose(1, 2)
+        transformed, log_derivative = self.univariate(transformed, params, inverse)
+        halves = (transformed, kept) if self.reverse else (kept, transformed)
+        return torch.cat(halves, dim=1), log_derivative.sum(1)

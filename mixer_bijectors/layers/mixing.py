@@ -1,0 +1,138 @@
+"""Lifts of a vector flow along one axis of a mixer matrix or an image, with shared weights."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..bijection import Bijection
+from ..flow import Flow, apply_flow, check_flow, context_features, event_shapes
+
+__all__ = ["ChannelMixing", "PatchMixing", "PixelMixing"]
+
+
+class _Mixing(Bijection):
+    """Applies one vector flow to all vectors along `axis`, as one large batch of them."""
+
+    axis: ClassVar[int]
+    num_axes: ClassVar[int]
+    holds_flows = True
+
+    def __init__(self, flow: Flow) -> None:
+        name = type(self).__name__
+        check_flow(name, flow)
+        vector = event_shapes(flow)[1]
+        if vector is not None and len(vector) != 1:
+            raise ValueError(
+                f"{name}: needs a flow on vectors, got {type(flow).__name__} for events of "
+                f"{len(vector)} axes"
+            )
+        sizes: list[int | None] = [None] * self.num_axes
+        if vector is not None:
+            sizes[self.axis - 1] = vector[0]
+        super().__init__(sizes, context_features=context_features(flow))
+        self.flow = flow
+
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        batch = x.shape[0]
+        rows = x.movedim(self.axis, -1)
+        leading = rows.shape[:-1]
+        copies = leading[1:].numel()
+        if context is not None:
+            context = context.expand(batch, *context.shape[1:]).unsqueeze(1)
+            context = context.expand(-1, copies, *context.shape[2:]).flatten(0, 1)
+        y, log_det = apply_flow(
+            self.flow, rows.reshape(-1, rows.shape[-1]), context, inverse=inverse
+        )
+        y = y.unflatten(0, leading).movedim(-1, self.axis)
+        return y, log_det.unflatten(0, (batch, copies)).sum(1)
+
+
+class ChannelMixing(_Mixing):
+    r"""A vector flow over the features of each patch, the same weights for every patch.
+
+    Args:
+        flow: any flow on vectors of size `features`, of this library or of normflows; a
+            `context` of shape (batch, context_features) reaches it with every patch.
+
+    Shapes: (batch, patches, features) in and out, log_det (batch,).
+
+    Raises:
+        TypeError: the input is not floating point; `flow` is not a flow.
+        ValueError: an input that has not three dimensions, or vectors of another size than
+            `flow` declares; a context of another batch size, or of another size than `flow`
+            reads; a flow on something else than vectors (on construction).
+
+    References:
+        English et al., MixerFlow, 2023 (https://arxiv.org/abs/2310.16777)
+
+    Example:
+        >>> layer = ChannelMixing(nf.flows.MaskedAffineAutoregressive(48, 64))
+        >>> z, log_det = layer.inverse(torch.randn(2, 64, 48))
+        >>> z.shape, log_det.shape
+        (torch.Size([2, 64, 48]), torch.Size([2]))
+    """
+
+    axis = 2
+    num_axes = 2
+
+
+class PatchMixing(_Mixing):
+    r"""A vector flow over the patches of each feature, the same weights for every feature.
+
+    Args:
+        flow: any flow on vectors of size `patches`, of this library or of normflows; a
+            `context` of shape (batch, context_features) reaches it with every feature.
+
+    Shapes: (batch, patches, features) in and out, log_det (batch,).
+
+    Raises:
+        TypeError: the input is not floating point; `flow` is not a flow.
+        ValueError: an input that has not three dimensions, or vectors of another size than
+            `flow` declares; a context of another batch size, or of another size than `flow`
+            reads; a flow on something else than vectors (on construction).
+
+    References:
+        English et al., MixerFlow, 2023 (https://arxiv.org/abs/2310.16777)
+
+    Example:
+        >>> layer = PatchMixing(mb.Coupling(64))
+        >>> z, log_det = layer.inverse(torch.randn(2, 64, 48))
+        >>> z.shape, log_det.shape
+        (torch.Size([2, 64, 48]), torch.Size([2]))
+    """
+
+    axis = 1
+    num_axes = 2
+
+
+class PixelMixing(_Mixing):
+    r"""A vector flow over the colour channels of each pixel, the same weights for every pixel.
+
+    With `LULinear(channels)` it is Glow's invertible 1x1 convolution.
+
+    Args:
+        flow: any flow on vectors of size `channels`, of this library or of normflows; a
+            `context` of shape (batch, context_features) reaches it with every pixel.
+
+    Shapes: (batch, channels, height, width) in and out, log_det (batch,).
+
+    Raises:
+        TypeError: the input is not floating point; `flow` is not a flow.
+        ValueError: an input that has not four dimensions, or pixels of another size than
+            `flow` declares; a context of another batch size, or of another size than `flow`
+            reads; a flow on something else than vectors (on construction).
+
+    References:
+        Kingma and Dhariwal, Glow, 2018 (https://arxiv.org/abs/1807.03039)
+
+    Example:
+        >>> layer = PixelMixing(mb.LULinear(3))
+        >>> z, log_det = layer.inverse(torch.randn(2, 3, 8, 8))
+        >>> z.shape, log_det.shape
+        (torch.Size([2, 3, 8, 8]), torch.Size([2]))
+    """
+
+    axis = 1
+    num_axes = 3

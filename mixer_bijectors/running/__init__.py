@@ -1,0 +1,1 @@
+"""How a flow is run, in place of what it is: its sequential direction in parallel."""

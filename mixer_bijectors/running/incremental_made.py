@@ -1,0 +1,249 @@
+"""The sequential direction of a layer with a MADE, in a single pass of the net."""
+
+import copy
+from collections.abc import Callable, Generator
+from typing import Any
+
+import torch
+from nflows.transforms import autoregressive as nflows_autoregressive
+from nflows.transforms import made as nflows_made
+from normflows.flows.affine import autoregressive as normflows_affine
+from normflows.flows.neural_spline import autoregressive as normflows_spline
+from normflows.nets import made as normflows_made
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..layers.autoregressive import Autoregressive
+from .equations import has_hooks, is_as_defined
+
+__all__ = ["solve_incrementally", "supports"]
+
+# Exactly these, as they were defined: a subclass may do anything.
+_STEPS = {
+    layer: layer._elementwise_inverse
+    for layer in (
+        normflows_affine.MaskedAffineAutoregressive,
+        normflows_spline.MaskedPiecewiseRationalQuadraticAutoregressive,
+        nflows_autoregressive.MaskedAffineAutoregressiveTransform,
+        nflows_autoregressive.MaskedPiecewiseLinearAutoregressiveTransform,
+        nflows_autoregressive.MaskedPiecewiseQuadraticAutoregressiveTransform,
+        nflows_autoregressive.MaskedPiecewiseCubicAutoregressiveTransform,
+        nflows_autoregressive.MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
+    )
+}
+_STEPS[Autoregressive] = Autoregressive._params
+_NETS = (normflows_made.MADE, nflows_made.MADE)
+_PARTS = {
+    part: part.forward
+    for part in (
+        *_NETS,
+        *(getattr(made, name) for made in (normflows_made, nflows_made) for name in (
+            "MaskedLinear", "MaskedFeedforwardBlock", "MaskedResidualBlock",
+        )),
+        nn.BatchNorm1d,
+        nn.Linear,
+        nn.ModuleList,
+    )
+}  # fmt: skip
+
+# Degrees for which one product of matrices collects what they read of all those before, as
+# that is faster than a product for each of them.
+_BLOCK = 16
+
+_Piecewise = Callable[[Tensor], Tensor]
+_Pieces = Generator[Tensor, Tensor, None]
+
+
+def supports(layer: Any, features: int) -> bool:
+    """Whether all that is in a layer of so many features works on one of them as well."""
+    name = "_params" if isinstance(layer, Autoregressive) else "_elementwise_inverse"
+    step = getattr(type(layer), name, None)
+    if _STEPS.get(type(layer)) is not step or not is_as_defined(layer, type(layer).forward):
+        return False
+    # Circular splines have tails of their own for each feature.
+    tails, bound = getattr(layer, "tails", None), getattr(layer, "tail_bound", None)
+    if isinstance(tails, list | tuple) or isinstance(bound, Tensor):
+        return False
+    net = _net(layer)
+    if type(net) not in _NETS or net.initial_layer.in_features != features:
+        return False
+    preprocessing = getattr(net, "preprocessing", None)
+    return isinstance(preprocessing, nn.Identity | None) and all(map(_is_known, net.modules()))
+
+
+def _is_known(module: nn.Module) -> bool:
+    if has_hooks(module):
+        return False
+    if isinstance(module, nn.BatchNorm1d) and module.training:
+        return False
+    if type(module) in _PARTS:
+        return is_as_defined(module, _PARTS[type(module)])
+    # What holds nothing is an activation, or dropout.
+    return not any((module._parameters, module._buffers, module._modules))
+
+
+def solve_incrementally(
+    layer: Any, y: Tensor, context: Tensor | None, order: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The values that a layer maps to `y`, one feature after the other, and log_det.
+
+    A hidden unit of degree i reads only the first i features in `order`, and the next feature
+    only units up to that degree. So each feature that becomes known settles the units of its
+    degree, once and for all: together they cost one pass of the net.
+    """
+    if isinstance(layer, Autoregressive):
+        context = layer.check(y, context, inverse=False)
+    with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
+        net = _in_pieces(_net(layer), y.shape[0], context)
+        step = _of_one_feature(layer)
+        x = y[:, :0]
+        columns: list[Tensor] = []
+        log_dets = []
+        for column in y[:, order].split(1, dim=1):
+            params = net(x, context)
+            if not columns and isinstance(layer, Autoregressive) and layer.first is not None:
+                params = params + layer.first(context)
+            x, log_det = step(column, params)
+            columns.append(x)
+            log_dets.append(log_det)
+        x = torch.cat(columns, dim=1)[:, order.argsort()]
+        return x.to(y.dtype), torch.stack(log_dets).sum(0).to(y.dtype)
+
+
+def _net(layer: Any) -> Any:
+    return layer.net if isinstance(layer, Autoregressive) else layer.autoregressive_net
+
+
+def _of_one_feature(layer: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The elementwise step, from (batch, 1) and its parameters, (batch, num_params)."""
+    if isinstance(layer, Autoregressive):
+
+        def step(y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+            x, log_derivative = layer.univariate(y, params.unsqueeze(1))
+            return x, log_derivative.squeeze(1)
+
+        return step
+    layer = copy.copy(layer)
+    layer.features = 1
+    return layer._elementwise_inverse
+
+
+class _Units:
+    """Which units have which degree, from 0 to one below the number of features."""
+
+    def __init__(self, degrees: Tensor, features: int) -> None:
+        self.order = degrees.argsort(stable=True)
+        self.counts: list[int] = degrees.bincount(minlength=features)[:features].tolist()
+
+
+def _in_pieces(net: Any, batch: int, context: Tensor | None) -> Callable[..., Tensor]:
+    """The net as a function to call once for each degree, with what is new of its input.
+
+    The first call, with no feature at all, returns the parameters of the first feature; the
+    second, with the first feature, those of the second; and so on. It runs the code of the
+    net, whose layers each remember what they have seen.
+    """
+    features = net.initial_layer.in_features
+
+    def units(layer: Any) -> _Units:
+        return _Units(layer.degrees, features)
+
+    def masked(layer: Any, inputs: _Units, outputs: _Units) -> _Piecewise:
+        return _start(_masked_linear(layer, inputs, outputs, batch))
+
+    def twin(module: Any, outputs: _Units, **parts: Any) -> Callable[..., Tensor]:
+        """The code of a module with other parts, in its __dict__, which comes first."""
+        if context is not None and hasattr(module, "context_layer"):
+            parts["context_layer"] = _start(_linear(module.context_layer, outputs, context))
+        module = copy.copy(module)
+        module.__dict__ |= parts
+        return module.forward
+
+    degrees = net.final_layer.degrees
+    inputs = _Units(degrees.view(features, -1)[:, 0], features)
+    hidden = first = units(net.initial_layer)
+    initial_layer = masked(net.initial_layer, inputs, first)
+    blocks = []
+    for block in net.blocks:
+        parts: dict[str, Any] = {"dropout": _same}
+        if hasattr(block, "linear_layers"):
+            # A residual goes from degree to same degree.
+            linears, norms = block.linear_layers, getattr(block, "batch_norm_layers", ())
+            parts["linear_layers"] = [masked(linear, first, first) for linear in linears]
+            parts["batch_norm_layers"] = [_start(_batch_norm(norm, first)) for norm in norms]
+        else:
+            # The block's own degrees are no buffer, and stay where it was built.
+            outputs = units(block.linear)
+            parts["linear"] = masked(block.linear, hidden, outputs)
+            if block.batch_norm is not None:
+                parts["batch_norm"] = _start(_batch_norm(block.batch_norm, hidden))
+            hidden = outputs
+        blocks.append(twin(block, hidden, **parts))
+    return twin(
+        net,
+        first,
+        preprocessing=_same,
+        initial_layer=initial_layer,
+        blocks=blocks,
+        # Parameters of a feature read units of lower degree than its own.
+        final_layer=masked(net.final_layer, hidden, _Units(degrees - 1, features)),
+    )
+
+
+def _start(pieces: _Pieces) -> _Piecewise:
+    next(pieces)
+    return pieces.send
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _masked_linear(layer: Any, inputs: _Units, outputs: _Units, batch: int) -> _Pieces:
+    """Takes the inputs of each degree in turn, gives the outputs of the same degree."""
+    weight = layer.weight * layer.mask
+    # Several times as fast as indexing.
+    weight = weight.index_select(0, outputs.order).index_select(1, inputs.order)
+    bias = layer.bias[outputs.order].unsqueeze(1)
+    # Units as rows, which keeps those of a degree together in memory. Those not yet seen are
+    # zeros, where weights are zeros too.
+    seen = weight.new_zeros(weight.shape[1], batch)
+    piece = weight
+    row = column = 0
+    for start in range(0, len(inputs.counts), _BLOCK):
+        widths = inputs.counts[start : start + _BLOCK]
+        heights = outputs.counts[start : start + _BLOCK]
+        rows, columns = slice(row, row + sum(heights)), slice(column, column + sum(widths))
+        base = torch.addmm(bias[rows], weight[rows, :column], seen[:column])
+        recent = seen[columns]
+        for place, offset, factor in zip(
+            recent.t().split(widths, dim=1),
+            base.split(heights),
+            weight[rows, columns].split(heights),
+        ):
+            place.copy_((yield piece))
+            piece = torch.addmm(offset, factor, recent).t()
+        row, column = rows.stop, columns.stop
+    yield piece
+
+
+def _linear(layer: nn.Linear, outputs: _Units, x: Tensor) -> _Pieces:
+    """Gives the outputs of each degree in turn, all of them for the same input."""
+    piece = F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)[:, outputs.order]
+    for following in piece.split(outputs.counts, dim=1):
+        yield piece
+        piece = following
+    yield piece
+
+
+def _batch_norm(layer: nn.BatchNorm1d, units: _Units) -> _Pieces:
+    """Takes the units of each degree in turn, gives them normalised."""
+    mean: Any = layer.running_mean
+    var: Any = layer.running_var
+    scale = layer.weight / (var + layer.eps).sqrt()
+    piece: Tensor = layer.weight
+    # F.batch_norm refuses degrees without units.
+    parts = (p[units.order].split(units.counts) for p in (mean, scale, layer.bias))
+    for center, factor, offset in zip(*parts):
+        piece = torch.addcmul(offset, (yield piece) - center, factor)
+    yield piece

@@ -1,0 +1,1 @@
+"""Solvers of triangular equations, which know nothing of layers."""

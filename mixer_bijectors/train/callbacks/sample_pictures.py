@@ -1,0 +1,165 @@
+"""Pictures of a training run."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import normflows as nf
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ...images import make_grid, save_grid
+from ...models import ImageFlow
+from ...models.denoising import denoise
+from ..io.errors import RunError
+from ..io.files import make_folder, replacing
+from ..sharding import Sharded
+
+__all__ = ["Pictures", "latents_as_images"]
+
+
+class Pictures(L.Callback):
+    """Writes samples, reconstructions and the learning curve into the run's folder.
+
+    `samples.png` is renewed after every `every_n_epochs`-th validation, with a copy for each
+    step under `samples/` and in TensorBoard; `reconstructions.png` (photographs, their latents,
+    and the photographs that come back from these) and `curve.png` at the end of a fit.
+
+    Args:
+        every_n_epochs: epochs between two grids of samples.
+        num_samples: images in the grid.
+        temperature: scale of the base's standard deviation for samples.
+        options: what else samples are drawn with, such as the `guidance` of a TarFlow.
+
+    Samples of a class-conditional model are of all classes in turn. Those of a model of noisy
+    images are denoised. With averaged weights, samples are of these. Models that are no
+    `ImageFlow` draw by normflows' own `sample`, without temperature, options and denoising.
+
+    Raises:
+        RunError: at the start of a fit, if a callback that averages weights comes first.
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: int = 1,
+        num_samples: int = 64,
+        temperature: float = 0.8,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.every_n_epochs = every_n_epochs
+        self.num_samples = num_samples
+        self.options = {"temperature": temperature} | (options or {})
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if callback is self:
+                return
+            if isinstance(callback, WeightAveraging):
+                raise RunError(
+                    f"list the callback Pictures before {type(callback).__name__}, which has "
+                    "put the averaged weights away when callbacks after it are run"
+                )
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
+        last = trainer.current_epoch + 1
+        if trainer.sanity_checking or last % self.every_n_epochs:
+            return
+        folder = trainer.log_dir or trainer.default_root_dir  # asks all processes
+        # A sharded model runs in all processes or in none.
+        if not (trainer.is_global_zero or isinstance(trainer.strategy, Sharded)):
+            return
+        samples = self._sample(module)
+        if not trainer.is_global_zero:
+            return
+        for path in ("samples.png", f"samples/step-{trainer.global_step:07d}.png"):
+            make_folder((Path(folder) / path).parent)
+            with replacing(Path(folder) / path) as draft:
+                save_grid(draft, samples, scale=2)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                grid = make_grid(samples)
+                logger.experiment.add_image("samples", grid, trainer.global_step)
+
+    def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
+        folder = make_folder(trainer.log_dir or trainer.default_root_dir)
+        if not (trainer.is_global_zero or isinstance(trainer.strategy, Sharded)):
+            return
+        batch = next(iter(trainer.val_dataloaders or []), None)
+        if batch is not None:
+            x, labels = module.prepare(batch)
+            some = torch.linspace(0, len(x) - 1, 8).long()
+            shown = [t[some].to(module.device) for t in (x, *labels)]
+            figure = _reconstructions(module.density, *shown)
+            if trainer.is_global_zero:
+                _save(figure, folder / "reconstructions.png")
+        metrics = folder / "metrics.csv"
+        if trainer.is_global_zero and metrics.exists():
+            _save(_curve(metrics), folder / "curve.png")
+
+    @torch.no_grad()
+    def _sample(self, module: Any) -> Tensor:
+        flow: nf.NormalizingFlow = module.density
+        if not isinstance(flow, ImageFlow):
+            return flow.sample(self.num_samples)[0]
+        labels = None
+        if flow.num_classes:
+            labels = torch.arange(self.num_samples, device=module.device) % flow.num_classes
+        x, _ = flow.sample(self.num_samples, labels, **self.options)
+        return denoise(flow, x, module.noise, labels) if module.noise else x
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=150)
+
+
+def latents_as_images(z: Tensor, shape: Sequence[int]) -> Tensor:
+    """Latents in the shape of images, three standard deviations from black to white."""
+    return (z.reshape(shape) / 3).clamp(-1, 1)
+
+
+@torch.no_grad()
+def _reconstructions(flow: nf.NormalizingFlow, x: Tensor, *labels: Tensor) -> Figure:
+    was_training = flow.training
+    flow.eval()
+    z = flow.inverse(x, *labels)
+    back = flow(z, *labels)
+    flow.train(was_training)
+    error = (back - x).abs().max().item()
+    figure = Figure(figsize=(len(x), 3.4), layout="constrained")
+    figure.suptitle(f"largest difference between x and x again: {error:.1e} of [-1, 1)")
+    rows = {"x": x, "z": latents_as_images(z, x.shape), "x again": back}
+    axes = figure.subplots(len(rows), len(x), squeeze=False)
+    for row, (name, pictures) in zip(axes, rows.items()):
+        row[0].set_ylabel(name)
+        for axis, picture in zip(row, pictures):
+            axis.imshow((picture.clamp(-1, 1) / 2 + 0.5).permute(1, 2, 0).cpu().numpy())
+            axis.set(xticks=[], yticks=[])
+    return figure
+
+
+def _curve(metrics: Path) -> Figure:
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    values: list[float] = []
+    for split, marker in (("train", ""), ("val", "o")):
+        name = f"{split}/bits_per_dim"
+        points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+        if points:
+            axis.plot(*zip(*points), marker=marker, label=split)
+            values += [value for _, value in points]
+    if values:
+        # The first steps are far above everything that one wants to see.
+        axis.set_ylim(min(values) - 0.1, sorted(values)[int(0.95 * (len(values) - 1))] + 0.1)
+    axis.set(xlabel="step", ylabel="bits per dimension")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure

@@ -1,0 +1,7 @@
+"""Images for training: where they are read, and how they come in batches."""
+
+from .decode import resize
+from .image_data_module import Digits, ImageDataModule, MNIST5k, Photos
+from .images import Images
+
+__all__ = ["Digits", "ImageDataModule", "Images", "MNIST5k", "Photos", "resize"]

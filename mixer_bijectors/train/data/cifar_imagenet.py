@@ -1,0 +1,326 @@
+"""Data sets in their authors' own files: CIFAR's pickles and the downsampled ImageNet's npz.
+
+CIFAR-10 and CIFAR-100: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+ImageNet32 and ImageNet64: Chrabaszcz et al., arXiv 1707.08819.
+"""
+
+import math
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..io.errors import DataError
+from .pickles import read_pickle
+
+__all__ = ["Arrays", "find_format", "read_arrays"]
+
+
+@dataclass
+class Arrays:
+    """Labelled 8-bit images in a few large arrays, which are neither copied nor joined.
+
+    An item is a copy of one image, uint8 (channels, height, width), and its label. Arrays that
+    are mapped from a file are mapped again in a process that this is sent to.
+
+    Args:
+        images: arrays of the same image shape, each uint8 (images, channels, height, width).
+        labels: the labels of all of them, int64 (images,), from 0.
+        num_classes: number of classes.
+        class_names: their names, if they are known.
+
+    Example:
+        >>> first, second = np.zeros((2, 3, 8, 8), np.uint8), np.ones((1, 3, 8, 8), np.uint8)
+        >>> arrays = Arrays([first, second], np.array([4, 0, 7]), num_classes=10)
+        >>> pixels, label = arrays[2]
+        >>> len(arrays), pixels.shape, int(pixels[0, 0, 0]), label
+        (3, (3, 8, 8), 1, 7)
+    """
+
+    images: list[NDArray[np.uint8]]
+    labels: NDArray[np.int64]
+    num_classes: int
+    class_names: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.ends = np.cumsum([len(batch) for batch in self.images])
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an image."""
+        return self.images[0].shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        index = range(len(self))[index]
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        batch = self.images[which]
+        pixels = np.array(batch[index - int(self.ends[which])])
+        return pixels, int(self.labels[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # numpy pickles a mapped array whole, 15 GB of them for ImageNet64.
+        images = [
+            (batch.filename, batch.offset, batch.shape)
+            if isinstance(batch, np.memmap)
+            else batch
+            for batch in self.images
+        ]
+        return {**self.__dict__, "images": images}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        images = [
+            np.memmap(batch[0], np.uint8, "r", batch[1], batch[2])
+            if isinstance(batch, tuple)
+            else batch
+            for batch in state["images"]
+        ]
+        self.__dict__.update(state, images=images)
+
+
+def find_format(folder: Path) -> Literal["cifar", "npz"] | None:
+    """Which authors' files a folder holds, by their names; None for neither.
+
+    Args:
+        folder: a folder, which need not exist.
+
+    Example:
+        >>> find_format(Path("no such folder")) is None
+        True
+    """
+    if _cifar_folders(folder):
+        return "cifar"
+    if any((folder / name).is_file() for names in _NPZ.values() for name in names):
+        return "npz"
+    return None
+
+
+def read_arrays(folder: Path, split: str) -> Arrays:
+    """The images of one split of CIFAR-10, CIFAR-100, ImageNet32 or ImageNet64.
+
+    The files of CIFAR may lie in the folder or in the subfolder that their archive makes. Files
+    of ImageNet that are stored in the zip without compression are mapped, the others read.
+
+    Args:
+        folder: where the files are.
+        split: ``"train"`` or ``"test"``; ImageNet alone also has ``"validation"`` or ``"val"``,
+            which is its ``"test"`` as well, since the labels of its test images are not public.
+
+    Raises:
+        DataError: a file is missing, damaged or holds something else than it should, or there
+            is no such split.
+
+    Example:
+        >>> read_arrays(Path("no such folder"), "train")
+        Traceback (most recent call last):
+        ...
+        mixer_bijectors.train.io.errors.DataError: no such folder: no pickles of CIFAR ... in it
+    """
+    found = _cifar_folders(folder)
+    if len(found) > 1:
+        names = " and ".join(str(place) for place, _ in found)
+        raise DataError(f"{folder}: more than one data set, in {names}; give one of them")
+    if found:
+        ((place, cifar),) = found
+        paths = _paths(place, cifar.files, split)
+        parts = [_cifar_batch(path, cifar) for path in paths]
+        num_classes, class_names = cifar.num_classes, _cifar_names(place, cifar)
+    elif find_format(folder):
+        paths = _paths(folder, _NPZ, split)
+        parts = [_npz_batch(path) for path in paths]
+        num_classes, class_names = _IMAGENET_CLASSES, None
+    else:
+        raise DataError(f"{folder}: no pickles of CIFAR and no npz files of ImageNet in it")
+    images = [batch for batch, _ in parts]
+    for path, batch in zip(paths, images):
+        if batch.shape[1:] != images[0].shape[1:]:
+            raise DataError(
+                f"{path}: images of {batch.shape[3]} x {batch.shape[2]} pixels, where those of "
+                f"{paths[0].name} have {images[0].shape[3]} x {images[0].shape[2]}"
+            )
+    labels = np.concatenate([labels for _, labels in parts])
+    return Arrays(images, labels, num_classes, class_names)
+
+
+def _paths(folder: Path, files: dict[str, list[str]], split: str) -> list[Path]:
+    if split not in files:
+        raise DataError(f"{folder}: no split {split!r}; choose from {', '.join(files)}")
+    missing = [name for name in files[split] if not (folder / name).is_file()]
+    if missing:
+        raise DataError(f"{folder}: missing {', '.join(missing)}; download the set again")
+    return [folder / name for name in files[split]]
+
+
+def _checked(
+    path: Path, data: Any, labels: Any, first: int, num_classes: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (images, 3, side, side) and labels from 0, out of rows and labels from `first`."""
+    if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim == 2):
+        raise DataError(f"{path}: the images must be uint8 (images, pixels), got {_kind(data)}")
+    count, columns = data.shape
+    side = math.isqrt(columns // 3)
+    if not (count and columns and 3 * side * side == columns):
+        raise DataError(
+            f"{path}: {count} rows of {columns} values are no square images of three channels"
+        )
+    if isinstance(labels, list) and all(type(label) is int for label in labels):
+        # Objects, since a label in a damaged file may be too large for int64.
+        labels = np.array(labels, dtype=object)
+    elif not (isinstance(labels, np.ndarray) and labels.dtype.kind in "iu"):
+        raise DataError(f"{path}: the labels must be whole numbers, got {_kind(labels)}")
+    if labels.shape != (count,):
+        raise DataError(f"{path}: {count} images but labels of shape {labels.shape}")
+    wrong = np.flatnonzero((labels < first) | (labels >= first + num_classes))
+    if len(wrong):
+        raise DataError(
+            f"{path}: the label of image {wrong[0]} is not from {first} to "
+            f"{first + num_classes - 1}"
+        )
+    return data.reshape(count, 3, side, side), labels.astype(np.int64) - first
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    return "nothing" if value is None else type(value).__name__
+
+
+# CIFAR
+
+
+@dataclass(frozen=True)
+class _Cifar:
+    folder: str
+    files: dict[str, list[str]]
+    labels: bytes
+    num_classes: int
+    meta: str
+    names: bytes
+
+
+_CIFARS = (
+    _Cifar(
+        "cifar-10-batches-py",
+        {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
+        b"labels",
+        10,
+        "batches.meta",
+        b"label_names",
+    ),
+    _Cifar(
+        "cifar-100-python",
+        {"train": ["train"], "test": ["test"]},
+        b"fine_labels",
+        100,
+        "meta",
+        b"fine_label_names",
+    ),
+)
+
+
+def _cifar_folders(folder: Path) -> list[tuple[Path, _Cifar]]:
+    return [
+        (place, cifar)
+        for cifar in _CIFARS
+        for place in (folder, folder / cifar.folder)
+        if any((place / name).is_file() for names in cifar.files.values() for name in names)
+    ]
+
+
+def _cifar_fields(path: Path) -> dict[Any, Any]:
+    batch = read_pickle(path)
+    if not isinstance(batch, dict):
+        raise DataError(f"{path}: the pickle must be a dict, got {type(batch).__name__}")
+    # Python 2 wrote the keys as bytes; whoever saved the files anew has them as text.
+    return {
+        key.encode() if isinstance(key, str) else key: value for key, value in batch.items()
+    }
+
+
+def _cifar_names(place: Path, cifar: _Cifar) -> list[str] | None:
+    """The names of the classes, which are in a file that nothing else needs."""
+    if not (place / cifar.meta).is_file():
+        return None
+    names = _cifar_fields(place / cifar.meta).get(cifar.names)
+    if not isinstance(names, list) or len(names) != cifar.num_classes:
+        raise DataError(
+            f"{place / cifar.meta}: it does not name {cifar.num_classes} classes; download the "
+            "set again"
+        )
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _cifar_batch(path: Path, cifar: _Cifar) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    fields = _cifar_fields(path)
+    for key in (b"data", cifar.labels):
+        if key not in fields:
+            raise DataError(f"{path}: the pickle has no entry '{key.decode()}'")
+    images, labels = _checked(path, fields[b"data"], fields[cifar.labels], 0, cifar.num_classes)
+    if images.shape[2] != 32:
+        raise DataError(f"{path}: images of CIFAR are of 32 pixels, not {images.shape[2]}")
+    return images, labels
+
+
+# downsampled ImageNet
+
+_NPZ = {
+    "train": [f"train_data_batch_{i}.npz" for i in range(1, 11)],
+    "test": ["val_data.npz"],
+    "validation": ["val_data.npz"],
+    "val": ["val_data.npz"],
+}
+_IMAGENET_CLASSES = 1000
+_HEADERS: dict[tuple[int, int], Callable[[Any], Any]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def _npz_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data, labels = (_npz_array(path, archive, name) for name in ("data", "labels"))
+    except DataError:
+        raise
+    except Exception as error:
+        # A damaged file surfaces as half a dozen kinds, from zipfile, zlib and numpy.
+        raise DataError(f"{path}: the npz file is cut short or damaged") from error
+    # The authors count classes from 1.
+    return _checked(path, data, labels, 1, _IMAGENET_CLASSES)
+
+
+def _npz_array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """An array of a zip, mapped where it is stored as it is."""
+    if f"{name}.npy" not in archive.namelist():
+        raise DataError(f"{path}: the npz file has no array '{name}'")
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as member:
+        shape, fortran, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
+        start = member.tell()
+    if dtype.kind not in "biuf":
+        raise DataError(f"{path}: the array '{name}' is of dtype {dtype}, not of numbers")
+    # Before anything of that size is allocated.
+    if info.file_size - start != math.prod(shape) * dtype.itemsize:
+        raise DataError(f"{path}: the array '{name}' is not as long as its header says")
+    if info.compress_type == zipfile.ZIP_STORED and info.file_size > start and not fortran:
+        return np.memmap(path, dtype, "r", _data_offset(path, info) + start, shape)
+    with archive.open(info) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where a member's bytes start, behind a local header whose two last fields vary in size.
+
+    Their sizes in the directory at the end of the zip may be others.
+    """
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        name, extra = struct.unpack("<26xHH", file.read(30))
+    return info.header_offset + 30 + int(name) + int(extra)

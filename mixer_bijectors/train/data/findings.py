@@ -1,0 +1,84 @@
+"""What was found where images were looked for, in a sentence."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ..io.names import printable, some
+from .labels import Labels
+
+__all__ = ["describe"]
+
+_USES = {"train": "training", "val": "validation", "test": "test"}
+# As many classes are listed one by one.
+_LISTED = 10
+
+
+class _Split(Protocol):
+    labels: Labels | None
+
+    def __len__(self) -> int: ...
+
+
+def describe(
+    path: str,
+    counts: Mapping[str, int],
+    splits: Mapping[str, _Split],
+    used: Collection[str],
+    left_out: Mapping[str, Sequence[str]],
+) -> str:
+    """How many images there are, of which classes, and what was left out and why: one line.
+
+    Args:
+        path: what the user calls the dataset.
+        counts: of images to train, to validate and to test with.
+        splits: of the dataset.
+        used: the names of those that images are taken from.
+        left_out: files and columns that are not read, by the reason.
+    """
+    numbers = [f"{counts[split]} {name}" for split, name in _USES.items() if split in counts]
+    said = [f"{printable(path)}: {_and(numbers)} images"]
+    given = {split: splits[split].labels for split in used}
+    said += _classes({split: labels for split, labels in given.items() if labels is not None})
+    missing = {
+        split: len(splits[split]) if labels is None else int((labels.values < 0).sum())
+        for split, labels in given.items()
+    }
+    if any(labels is not None for labels in given.values()):
+        bare = [f"{count} of {split}" for split, count in missing.items() if count]
+        if bare:
+            said.append(f"without a label: {_and(bare)}")
+    unused = [
+        f"{split} ({len(images)})" for split, images in splits.items() if split not in used
+    ]
+    if unused:
+        said.append(f"not used: {_and(unused)}")
+    reasons = [f"{some(names)} ({reason})" for reason, names in left_out.items() if names]
+    if reasons:
+        said.append(f"left out: {', '.join(reasons)}")
+    return "; ".join(said)
+
+
+def _classes(given: Mapping[str, Labels]) -> list[str]:
+    """Which classes there are, with their numbers of images."""
+    if not given:
+        return ["no labels"]
+    together = np.concatenate([labels.values for labels in given.values()])
+    labels, counts = np.unique(together[together >= 0], return_counts=True)
+    names = next(iter(given.values())).names
+    if len(labels) > _LISTED:
+        said = [f"{len(labels)} classes of {counts.min()} to {counts.max()} images"]
+    else:
+        called = labels.tolist() if names is None else [printable(names[n]) for n in labels]
+        one = "class" if len(labels) == 1 else "classes"
+        listed = ", ".join(f"{name} ({count})" for name, count in zip(called, counts))
+        said = [f"{len(labels)} {one}: {listed}"]
+    if "train" in given and (unseen := sorted(set(labels) - set(given["train"].values))):
+        called = [str(n) if names is None else names[n] for n in unseen]
+        said.append(f"not in train: {some(called)}")
+    return said
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,71 @@
+"""Files of metadata beside images, as Hugging Face's `imagefolder` knows them."""
+
+import os
+from typing import Any
+
+from ..io.errors import DataError
+from ..io.names import printable, some
+from .labels import LABEL_COLUMNS, NO_CLASSES, Labels, labels_of_column
+from .tree import Tree
+
+__all__ = ["read_metadata"]
+
+
+def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
+    """The row of each image in the files of metadata, and the labels of the rows."""
+    if not tree.metadata:
+        return {}, None
+    import pandas as pd
+    import pyarrow as pa
+
+    readers: dict[str, Any] = {
+        ".csv": lambda path: pd.read_csv(path, dtype={"file_name": str}),
+        ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False),
+        ".parquet": pd.read_parquet,
+    }
+    tables = []
+    for name in tree.metadata:
+        path = os.path.join(tree.root, name)
+        try:
+            table = readers[os.path.splitext(name)[1]](path)
+        except Exception as error:
+            # Each of the readers has errors of its own.
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"{printable(path)} cannot be read: {reason}") from error
+        files = [c for c in table if str(c) == "file_name" or str(c).endswith("_file_name")]
+        if not files:
+            raise DataError(
+                f"{printable(path)} has no column file_name of its images, but "
+                f"{some([str(c) for c in table])}; name it so, or move the file away"
+            )
+        folder = os.path.dirname(name)
+        table["path"] = [
+            os.path.normpath(os.path.join(folder, str(file))) for file in table[files[0]]
+        ]
+        known = set(tree.images)
+        missing = [path for path in table["path"] if path not in known]
+        if missing:
+            raise DataError(
+                f"{printable(path)} lists {printable(missing[0])}, which is no image in "
+                f"{printable(tree.root)}; {len(missing)} of {len(table)} are not there"
+            )
+        tables.append(table)
+    table = pd.concat(tables, ignore_index=True)
+    labels = None
+    for column in (name for name in LABEL_COLUMNS if name in table and labels is None):
+        try:
+            array = pa.array(table[column], from_pandas=True)
+        except pa.ArrowException:
+            array = pa.array([""])  # of several kinds
+        labels = labels_of_column(array)
+        if labels is None:
+            tree.left_out[NO_CLASSES].append(f"{column} of {tree.metadata[0]}")
+    listed: dict[str, int] = {}
+    for row, path in enumerate(table["path"]):
+        first = listed.setdefault(path, row)
+        if labels is not None and labels.values[first] != labels.values[row]:
+            raise DataError(
+                f"{printable(os.path.join(tree.root, path))} has two labels in the metadata, "
+                f"{labels.values[first]} and {labels.values[row]}"
+            )
+    return listed, labels

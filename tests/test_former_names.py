@@ -1,0 +1,39 @@
+"""Import paths from before the modules lay in folders."""
+
+import importlib
+
+import pytest
+
+import mixer_bijectors as mb
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "today"),
+    [
+        ("flow", "Chain", "flow"),
+        ("actnorm", "ActNorm", "layers.actnorm"),
+        ("attention", "Guidance", "layers.transformer_autoregressive"),
+        ("inversion", "ParallelInverse", "running.parallel_inverse"),
+        ("interop", "to_nflows", "bridges.nflows"),
+        ("models.hybrid", "HybridClassifier", "models.hybrid_classifier"),
+        ("train.decode", "resize", "train.data.decode"),
+        ("train.data", "Photos", "train.data"),
+        ("train.tasks", "FlowTrainer", "train.tasks"),
+        ("train.errors", "DataError", "train.io.errors"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_former_names_are_the_modules_of_today(module, name, today):
+    former = importlib.import_module(f"mixer_bijectors.{module}")
+    assert former is importlib.import_module(f"mixer_bijectors.{today}")
+    assert hasattr(former, name)
+
+
+def test_a_former_name_is_told_once():
+    with pytest.warns(DeprecationWarning, match=r"kan is now mixer_bijectors.layers.kan_layer"):
+        assert importlib.import_module("mixer_bijectors.kan").KANLayer is mb.KANLayer
+
+
+def test_no_other_name_is_found():
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("mixer_bijectors.nothing")
