@@ -286,3 +286,20 @@ def test_samples_can_be_trained_on():
     x = x.detach()
     layer.inverse(x)[0].sum().backward()
     x.add_(1)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_traces_of_one_layer_with_gradients_are_one_graph(direction):
+    """And its gradients and batch sizes are those of the call; windows would be frozen."""
+    layer = mb.TransformerAutoregressive(5, 3, channels=16, head_dim=8).requires_grad_(False)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    run = layer if direction == "forward" else layer.inverse
+    traced = torch.jit.trace(lambda x: run(x), torch.randn(4, 5, 3, requires_grad=True))
+    x = torch.randn(7, 5, 3, requires_grad=True)
+    gradients = []
+    for y, log_det in (run(x), traced(x)):
+        score = y.square().sum() + log_det.sum()
+        gradients.append((y, log_det, *torch.autograd.grad(score, x)))
+    assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-4)
