@@ -44,8 +44,8 @@ def context_features(flow: nn.Module) -> int | None:
     """Size of the context that a flow reads, 0 if it reads none; None where nothing tells.
 
     A `Bijection`, or any flow with an attribute `context_features`, declares it. For the layers
-    of normflows and nflows it is read off their nets. Another flow whose signature takes a
-    context gets one, but does not count as conditional until it declares `context_features`.
+    of normflows it is read off their nets. Another flow whose signature takes a context gets
+    one, but does not count as conditional until it declares `context_features`: it may drop it.
     """
     flow = _wrapped(flow)
     if isinstance(flow, Bijection) or hasattr(flow, "context_features"):
@@ -53,12 +53,14 @@ def context_features(flow: nn.Module) -> int | None:
         return declared
     if not isinstance(flow, Flow) or not _takes_context(type(flow), "inverse"):
         return 0
+    if type(flow).inverse.__module__.split(".")[0] != "normflows":
+        return None
     for module in flow.modules():
         layer = getattr(module, "context_layer", None)
         size = getattr(layer, "in_features", None) or getattr(module, "context_features", None)
         if size:
             return int(size)
-    return 0 if _package(flow) == "normflows" else None
+    return 0
 
 
 def event_shapes(flow: nn.Module) -> tuple[Shape | None, Shape | None]:
@@ -231,7 +233,3 @@ def _spell(shape: Any) -> str:
 def _wrapped(flow: nn.Module) -> Any:
     """The module inside of a compiled one, which has its methods."""
     return getattr(flow, "_orig_mod", flow)
-
-
-def _package(flow: nn.Module) -> str:
-    return type(flow).__module__.split(".")[0]

@@ -27,6 +27,20 @@ class HandsOn(nf.flows.Flow):
         return self.linear.inverse(x, context)
 
 
+class Drops(nf.flows.Flow):
+    """A layer that holds a conditional one and gives it no context."""
+
+    def __init__(self, flow):
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, z, context=None):
+        return self.flow(z)
+
+    def inverse(self, x, context=None):
+        return self.flow.inverse(x)
+
+
 class Scale(mb.Bijection):
     """Scales by a function of the context."""
 
@@ -60,11 +74,24 @@ def conditional_maf(size):
         lambda n: HandsOn(n),
         lambda n: mb.Chain([HandsOn(n), mb.ActNorm(n)]),
         lambda n: nf.flows.MaskedAffineAutoregressive(n, 8),
+        lambda n: nf.flows.Reverse(conditional_maf(n)),
+        lambda n: nf.flows.Composite([conditional_maf(n)]),
+        lambda n: Drops(conditional_maf(n)),
         lambda n: mb.Coupling(n),
         MyLU,
         parametrized,
     ],
-    ids=["hands on", "in a chain", "maf", "coupling", "subclass", "parametrized"],
+    ids=[
+        "hands on",
+        "in a chain",
+        "maf",
+        "reverse",
+        "composite",
+        "drops",
+        "coupling",
+        "subclass",
+        "parametrized",
+    ],
 )
 def test_classes_that_no_layer_reads_are_refused(build):
     with pytest.raises(ValueError, match="none of the flows inside reads a context"):

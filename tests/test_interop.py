@@ -241,6 +241,29 @@ class TestBackwards:
         ):
             other(x)
 
+    @pytest.mark.parametrize(
+        ("base", "arguments", "method", "child"),
+        [
+            (nf.flows.Flow, (), "inverse", nt.ReversePermutation(6)),
+            (
+                nf.NormalizingFlow,
+                (nf.distributions.DiagGaussian(6), []),
+                "log_prob",
+                nt.ReversePermutation(6),
+            ),
+            (
+                nflows.flows.Flow,
+                (nt.LULinear(6), nflows.distributions.StandardNormal([6])),
+                "log_prob",
+                mb.LULinear(6),
+            ),
+        ],
+    )
+    def test_one_method_of_its_own_is_enough(self, base, arguments, method, child):
+        mine = type("Mine", (base,), {method: lambda self, x: self.child(x)})(*arguments)
+        mine.child = child
+        assert mine.child is child
+
 
 class TestToTorchTransform:
     @pytest.fixture

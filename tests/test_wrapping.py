@@ -11,6 +11,7 @@ import torch
 import zuko
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim import swa_utils
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
@@ -463,3 +464,34 @@ def test_passes_that_differ_are_refused(part, message):
     layer.net.blocks[0].dropout = part
     with pytest.raises(ValueError, match=message):
         mb.ParallelInverse(layer)(torch.zeros(3, 6))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: mb.Autoregressive(16, hidden_features=64),
+        lambda: mb.Autoregressive(16, hidden_features=64, reverse=True),
+        lambda: nf.flows.MaskedAffineAutoregressive(16, 64),
+        lambda: nf.flows.AutoregressiveRationalQuadraticSpline(16, 1, 64),
+    ],
+    ids=["affine", "reverse", "maf", "spline of normflows"],
+)
+@pytest.mark.parametrize("rows", [3, 4000], ids=["iterated", "incremental"])
+def test_an_averaged_layer_is_solved_as_the_layer(make, rows):
+    """Degrees of a MADE are whole numbers, of which an average is not what it was."""
+    layer = make().eval()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    averaged = swa_utils.AveragedModel(
+        layer, use_buffers=True, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9999)
+    )
+    for _ in range(5):
+        averaged.update_parameters(layer)
+    x = torch.randn(rows, 16)
+    with torch.no_grad():
+        for method in ("forward", "inverse"):
+            got, want = (
+                getattr(mb.ParallelInverse(module), method)(x)
+                for module in (averaged.module, layer)
+            )
+            assert_close(got, want, atol=1e-4, rtol=1e-4)

@@ -162,7 +162,7 @@ def _check_context(flow: Flow, context: object) -> None:
             "to_torch_transform: context must be a floating point tensor of shape "
             f"(..., context_features), got {what}"
         )
-    if all(context_features(module) == 0 for module in flow.modules()):
+    if context_features(flow) == 0:
         raise ValueError(
             f"to_torch_transform: got a context, but no layer of {type(flow).__name__} reads "
             "one; build the layers with context_features, or leave context out"

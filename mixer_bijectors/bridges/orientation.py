@@ -60,10 +60,16 @@ def check_child(module: nn.Module, name: str, submodule: nn.Module | None) -> No
 
 
 def _owner(module: nn.Module) -> Owner | None:
-    # A class with its own method, as the adapters have, may run its children as it likes.
     kind = type(module)
-    method = getattr(kind, "_log_prob", kind.forward)
-    package = str(getattr(method, "__module__", "")).partition(".")[0]
+    package = ""
+    for base in kind.__mro__:
+        package = base.__module__.partition(".")[0]
+        if package in ("nflows", "normflows"):
+            break
+        # A class with methods of its own, as the adapters have, may run its children as it
+        # likes.
+        if any(callable(value) for name, value in vars(base).items() if name != "__init__"):
+            return None
     if package == "nflows":
         return Owner(kind.__name__, package, Flow, "to_nflows")
     if package == "normflows":

@@ -66,12 +66,14 @@ class Autoregressive(Bijection):
         reverse: bool = False,
     ) -> None:
         super().__init__((features,), context_features=context_features)
-        check_univariate("Autoregressive", univariate)
+        check_univariate(type(self).__name__, univariate)
         if features < 1:
-            raise ValueError(f"Autoregressive: features must be at least 1, got {features}")
+            raise ValueError(
+                f"{type(self).__name__}: features must be at least 1, got {features}"
+            )
         if hidden_features < features - 1:
             raise ValueError(
-                f"Autoregressive: hidden_features must be at least features - 1 = "
+                f"{type(self).__name__}: hidden_features must be at least features - 1 = "
                 f"{features - 1}, or some features reach no hidden unit, got {hidden_features}"
             )
         self.features = features
@@ -89,6 +91,10 @@ class Autoregressive(Bijection):
         nn.init.zeros_(net.final_layer.weight)
         nn.init.zeros_(net.final_layer.bias)
         self.net = net.to(torch.empty(0))  # the default device, and masks of the default dtype
+        for module in self.net.modules():
+            if isinstance(getattr(module, "degrees", None), Tensor):
+                # Averages of models would truncate whole numbers.
+                module.degrees = module.degrees.to(torch.get_default_dtype())
         self.first: ResidualMLP | None = None
         if context_features and features > 1:
             self.first = ResidualMLP(

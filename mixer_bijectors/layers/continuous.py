@@ -83,9 +83,9 @@ class ContinuousFlow(Bijection):
             raise ImportError(
                 "ContinuousFlow needs torchdiffeq: pip install 'mixer_bijectors[ode]'"
             ) from error
-        check_builder("ContinuousFlow", "net", net)
+        check_builder(type(self).__name__, "net", net)
         if not tol > 0:
-            raise ValueError(f"ContinuousFlow: tol must be positive, got {tol}")
+            raise ValueError(f"{type(self).__name__}: tol must be positive, got {tol}")
         self.features = features
         self.tol = tol
         net = net or partial(ResidualMLP, num_blocks=num_blocks, activation=F.silu)
@@ -103,8 +103,8 @@ class ContinuousFlow(Bijection):
 
         if is_traced() and not torch.compiler.is_dynamo_compiling():  # which breaks its graph
             raise RuntimeError(
-                "ContinuousFlow: cannot be traced or exported, as its solver chooses steps by "
-                "the values of the batch; run the layer itself"
+                f"{type(self).__name__}: cannot be traced or exported, as its solver chooses "
+                "steps by the values of the batch; run the layer itself"
             )
         if not x.shape[0]:
             return x, x.new_zeros(0)
@@ -140,8 +140,8 @@ class ContinuousFlow(Bijection):
                 )
             except AssertionError as error:
                 raise RuntimeError(
-                    f"ContinuousFlow: the solver found no step small enough for tol={tol:g} "
-                    f"({error}); the velocity is too steep or the input too large"
+                    f"{type(self).__name__}: the solver found no step small enough for "
+                    f"tol={tol:g} ({error}); the velocity is too steep or the input too large"
                 ) from error
         y = path[-1].where(finite.unsqueeze(1), torch.nan)
         return y, log_det[-1].where(finite, torch.nan)

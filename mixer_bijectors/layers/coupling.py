@@ -63,10 +63,11 @@ class Coupling(Bijection):
         super().__init__((features,), context_features=context_features)
         if features < 2:
             raise ValueError(
-                f"Coupling: features must be at least 2, one half for the other, got {features}"
+                f"{type(self).__name__}: features must be at least 2, one half for the other, "
+                f"got {features}"
             )
-        check_univariate("Coupling", univariate)
-        check_builder("Coupling", "net", net)
+        check_univariate(type(self).__name__, univariate)
+        check_builder(type(self).__name__, "net", net)
         self.features = features
         self.univariate = univariate
         self.reverse = reverse

@@ -34,7 +34,7 @@ class Elementwise(Bijection):
 
     def __init__(self, features: int, univariate: Univariate = Affine()) -> None:
         super().__init__((features,))
-        check_univariate("Elementwise", univariate)
+        check_univariate(type(self).__name__, univariate)
         self.features = features
         self.univariate = univariate
         self.params = nn.Parameter(torch.zeros(features, univariate.num_params))

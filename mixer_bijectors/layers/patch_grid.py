@@ -76,7 +76,7 @@ class Patchify(Bijection):
     def __init__(self, image_shape: Sequence[int], patch_size: int | Sequence[int]) -> None:
         if len(image_shape) != 3 or min(image_shape) < 1:
             raise ValueError(
-                "Patchify: image_shape must be (channels, height, width), "
+                f"{type(self).__name__}: image_shape must be (channels, height, width), "
                 f"got {tuple(image_shape)}"
             )
         channels, height, width = map(operator.index, image_shape)
@@ -87,7 +87,8 @@ class Patchify(Bijection):
         ):
             if patch < 1 or image % patch:
                 raise ValueError(
-                    f"Patchify: image {side} {image} is not divisible by patch {side} {patch}"
+                    f"{type(self).__name__}: image {side} {image} is not divisible by patch "
+                    f"{side} {patch}"
                 )
         grid = (height // patch_height, width // patch_width)
         num_patches, features = grid[0] * grid[1], channels * patch_height * patch_width

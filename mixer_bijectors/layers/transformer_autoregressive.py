@@ -137,13 +137,12 @@ class TransformerAutoregressive(Bijection):
         super().__init__((num_patches, features), context_features=num_classes)
         if num_patches < 2 or features < 1:
             raise ValueError(
-                "TransformerAutoregressive: needs at least 2 patches of at least 1 feature, as "
+                f"{type(self).__name__}: needs at least 2 patches of at least 1 feature, as "
                 f"the first patch passes through, got {num_patches} of {features}"
             )
         if num_classes < 0:
             raise ValueError(
-                "TransformerAutoregressive: num_classes must not be negative, "
-                f"got {num_classes}"
+                f"{type(self).__name__}: num_classes must not be negative, got {num_classes}"
             )
         self.num_patches = num_patches
         self.features = features
@@ -195,7 +194,7 @@ class TransformerAutoregressive(Bijection):
         """
         if method not in METHODS:
             raise ValueError(
-                f"TransformerAutoregressive: method must be one of {METHODS}, got {method!r}"
+                f"{type(self).__name__}: method must be one of {METHODS}, got {method!r}"
             )
         context = self.check(z, context, inverse=False)
         x, log_det = self._sample(z, context, method, guidance)
@@ -262,7 +261,7 @@ class _Prediction:
         """Let each sample go through the net twice, the second half being what is weaker."""
         if self.context is None and guidance.attention_temperature == 1.0:
             raise ValueError(
-                "TransformerAutoregressive: guidance of a model without classes needs an "
+                f"{type(self).__name__}: guidance of a model without classes needs an "
                 "attention_temperature other than 1.0, or nothing makes the prediction weaker"
             )
         if self.context is not None:

@@ -158,9 +158,7 @@ class MixerFlow(ImageFlow):
             base = nf.distributions.DiagGaussian(latent_shape, trainable=False)
         # normflows lists flows from latent to data.
         super().__init__(base, layers[::-1], patchify, num_classes)
-        if num_classes and not (
-            reads_classes(base) or any(map(context_features, self.flows.modules()))
-        ):
+        if num_classes and not (reads_classes(base) or any(map(context_features, self.flows))):
             raise ValueError(
                 f"MixerFlow: num_classes={num_classes}, but none of the flows inside reads a "
                 "context, nor does the base; build one that does, or leave out num_classes"

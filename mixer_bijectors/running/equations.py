@@ -80,9 +80,9 @@ def order_of(layer: Any, features: int, device: torch.device) -> Tensor | None:
     net = layer.autoregressive_net
     if type(net) not in _NETS or type(net.final_layer) not in _MASKED:
         return None
-    # As many outputs of the same degree for each feature in turn.
-    order = net.final_layer.degrees.view(features, -1)[:, 0].argsort()
-    return order
+    # As many outputs of the same degree for each feature in turn. Stable, since an average of
+    # models has truncated degrees, which leaves ties in their order.
+    return net.final_layer.degrees.view(features, -1)[:, 0].argsort(stable=True)
 
 
 def check_passes_agree(layer: nn.Module) -> None:

@@ -67,6 +67,9 @@ def supports(layer: Any, features: int) -> bool:
     net = _net(layer)
     if type(net) not in _NETS or net.initial_layer.in_features != features:
         return False
+    degrees = net.final_layer.degrees
+    if degrees.device.type == "cpu" and len(degrees.unique()) != features:
+        return False  # an average of models has truncated these whole numbers
     preprocessing = getattr(net, "preprocessing", None)
     return isinstance(preprocessing, nn.Identity | None) and all(map(_is_known, net.modules()))
 
@@ -133,7 +136,9 @@ class _Units:
 
     def __init__(self, degrees: Tensor, features: int) -> None:
         self.order = degrees.argsort(stable=True)
-        self.counts: list[int] = degrees.bincount(minlength=features)[:features].tolist()
+        self.counts: list[int] = (
+            degrees.round().long().bincount(minlength=features)[:features].tolist()
+        )
 
 
 def _in_pieces(net: Any, batch: int, context: Tensor | None) -> Callable[..., Tensor]:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
@@ -79,7 +80,7 @@ class RationalQuadratic(Univariate):
     def __post_init__(self) -> None:
         check_count("RationalQuadratic", "num_bins", self.num_bins, least=2)
         check_bound("RationalQuadratic", self.bound)
-        if not isinstance(self.circular, bool):
+        if not isinstance(self.circular, bool | np.bool_):
             raise TypeError(
                 "RationalQuadratic: circular must be True or False for all features, got a "
                 f"{type(self.circular).__name__}; give angles and other features a layer each"
