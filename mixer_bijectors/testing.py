@@ -52,7 +52,8 @@ def check_bijection(
         context: context of shape (batch, context_features), if the flow takes one.
         z: latents to start the way back from; by default standard normal noise.
         atol: absolute tolerance of the comparisons in float64.
-        rtol: relative tolerance of the comparisons in float64.
+        rtol: relative tolerance of the comparisons in float64. A layer with an adaptive solver,
+            such as `ContinuousFlow`, wants larger ones, `atol=1e-4` and `rtol=1e-3`.
 
     Raises:
         AssertionError: a property fails; the message says which, where and by how much.
