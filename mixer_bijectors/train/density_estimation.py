@@ -262,7 +262,7 @@ class DensityEstimation(L.LightningModule):
         metrics: Any = self.metrics[f"{split}_split"]
         kept: Any = slice(None)
         if any(batch.padding):  # as a list, it would be copied with a synchronisation
-            kept = torch.tensor(batch.kept).to(x.device, non_blocking=True)
+            kept = torch.tensor(batch.kept, dtype=torch.long).to(x.device, non_blocking=True)
         if self.is_classifier:
             log_prob, logits = self._run(x)
             given = self._given_labels(batch)
