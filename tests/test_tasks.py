@@ -20,6 +20,7 @@ from mixer_bijectors.train import (
     Digits,
     FlowTrainer,
     ImageDataModule,
+    Images,
     RunError,
     load_checkpoint,
 )
@@ -403,3 +404,111 @@ def test_a_probe_needs_a_label_for_each_image(run, tmp_path):
     options = {"ckpt_path": str(run), "output": str(tmp_path / "p.npz")}
     with pytest.raises(RunError, match="2 of the train images have none"):
         make_trainer().probe(module, data, **options)
+
+
+class Listed(ImageDataModule):
+    """Grey images of a folder, of a user's own reading."""
+
+    def __init__(self, folder):
+        super().__init__(2)
+        self.folder = folder
+
+    def setup(self, stage):
+        files = sorted(self.folder.glob("*.png"))
+        pixels = [torch.from_numpy(np.array(Image.open(path))) for path in files]
+        source = _Named(torch.stack(pixels)[:, None], files)
+        self.sources = {"test": source}
+
+
+class _Named(TensorSource):
+    """Images whose pixels are asked for by their file."""
+
+    def __init__(self, images, files):
+        super().__init__(images)
+        self.files = files
+        self.read = lambda index, rng: (images[index], None)
+        del self.images  # so that files alone tell them from others
+
+    def __len__(self):
+        return len(self.files)
+
+    def name(self, index):
+        return self.files[index].name
+
+
+def write_images(folder, seed):
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (5, 8, 8), dtype=np.uint8)
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{index}.png")
+    return folder
+
+
+def leave_parts(folder, output, monkeypatch, run, make):
+    """Score images, with parts that stay as if the process had been killed at the end."""
+    with monkeypatch.context() as patch:
+        patch.setattr("mixer_bijectors.train.tasks.flow_trainer._finish", lambda _: None)
+        options = {"ckpt_path": str(run), "output": str(output)}
+        make_trainer().score(DensityEstimation(make_flow()), make(folder), **options)
+    return [row["bits_per_dim"] for row in table(output)]
+
+
+def read_folder(folder):
+    return Images(folder, (1, 8, 8), batch_size=2, test_split="all")
+
+
+def read_relative(folder):
+    return Images("./imgs", (1, 8, 8), batch_size=2, test_split="all")
+
+
+@pytest.mark.parametrize("change", ["other files", "another folder", "another working folder"])
+@pytest.mark.parametrize("make", [read_folder, Listed])
+def test_parts_of_other_images_are_not_used(run, tmp_path, monkeypatch, change, make):
+    first, second = tmp_path / "1" / "imgs", tmp_path / "2" / "imgs"
+    if change == "other files":
+        second = first
+    elif change == "another working folder" and make is read_folder:
+        make = read_relative
+    wanted = leave_parts(
+        write_images(second, 1),
+        tmp_path / "want.csv",
+        monkeypatch,
+        run,
+        read_folder if make is read_relative else make,
+    )
+    write_images(first, 0)
+    monkeypatch.chdir(first.parent)
+    left = leave_parts(first, tmp_path / "s.csv", monkeypatch, run, make)
+    assert (tmp_path / "s.csv.parts").is_dir() and left != wanted
+    write_images(second, 1)
+    monkeypatch.chdir(second.parent)
+    assert leave_parts(second, tmp_path / "s.csv", monkeypatch, run, make) == wanted
+
+
+def test_parts_of_the_same_images_are_used(run, tmp_path, monkeypatch):
+    folder, output = write_images(tmp_path / "imgs", 0), tmp_path / "s.csv"
+    leave_parts(folder, output, monkeypatch, run, read_folder)
+    part = tmp_path / "s.csv.parts" / "000000001.npz"
+    arrays = dict(np.load(part))
+    np.savez(part, **arrays | {"bits_per_dim": arrays["bits_per_dim"] * 0 - 1})
+    bits = leave_parts(folder, output, monkeypatch, run, read_folder)
+    assert [float(b) == -1 for b in bits] == [False, False, True, True, False]
+
+
+def test_anomalies_are_looked_for_before_anything_is_computed(run, tmp_path):
+    told = task("score", run, tmp_path / "s.csv", "--anomalies", "./mistyped", fails=True)
+    assert "there is no folder or file ./mistyped" in told
+    assert not list(tmp_path.iterdir())
+    folder = write_images(tmp_path / "imgs", 0)
+    (folder / "3.png").write_text("no image")
+    options = ("--data", "mixer_bijectors.train.Images", "--data.init_args.path", folder)
+    options += (
+        "--data.init_args.image_shape",
+        "[1, 8, 8]",
+        "--data.init_args.test_split",
+        "all",
+    )
+    told = task(
+        "score", run, tmp_path / "s.csv", *options, "--data.init_args.batch_size", 1, fails=True
+    )
+    assert "3.png" in told and not (tmp_path / "s.csv.parts").exists()

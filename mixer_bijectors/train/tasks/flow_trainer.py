@@ -195,9 +195,12 @@ class FlowTrainer(L.Trainer):
         _check_suffix(output, ".csv", ".parquet")
         alone = anomalies is None
         score = partial(self._score, model, ckpt_path, labelled=alone)
-        tables = {split: score(datamodule, output, split, not alone)}
         if anomalies is not None:
             others = _like(datamodule, anomalies, model.density.image_shape)
+            if self.is_global_zero:
+                others.prepare_data()  # which may not be there
+        tables = {split: score(datamodule, output, split, not alone)}
+        if anomalies is not None:
             tables["anomalies"] = score(others, f"{output}.anomalies", "test", True)
             held_out = score(datamodule, f"{output}.typical", "val", False)
         if not self.is_global_zero:

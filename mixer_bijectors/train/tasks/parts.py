@@ -4,9 +4,11 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import lightning as L
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..checks import Batches, as_batch, check_precision, warn_if_untrained
-from ..data.batches import Batch, run_seed, seed_generators
+from ..data.batches import Batch, Source, run_seed, seed_generators
 from ..data.image_data_module import ImageDataModule
 from ..density_estimation import DensityEstimation
 from ..io.checkpoints import load_checkpoint, misfit
@@ -116,10 +118,14 @@ def compute_in_parts(
     parts = Parts(output, about)
     pieces = _Pieces(data, split, size, parts)
     computation = _Computation(module, compute, parts, data.batch_size)
-    trainer.predict(computation, datamodule=pieces, return_predictions=False)
-    if not trainer.is_global_zero:
-        return {}
-    results = parts.read()
+    try:
+        trainer.predict(computation, datamodule=pieces, return_predictions=False)
+        results = parts.read() if trainer.is_global_zero else {}
+    except RunError as error:
+        # A full disk is put right without changing what is computed.
+        if trainer.is_global_zero and not isinstance(error.__cause__, OSError):
+            remove_parts(output)
+        raise
     for key, values in results.items():
         rows = values.reshape(len(values), -1)
         bad = int((~np.isfinite(rows)).any(1).sum())
@@ -160,15 +166,53 @@ def load_weights(module: DensityEstimation, ckpt_path: str | os.PathLike[str] | 
     return Path(ckpt_path).resolve()
 
 
-def _settings(thing: Any) -> dict[str, Any]:
-    """What changes the results of a data module or of a layer beside its weights."""
-    plain = (str, int, float, tuple, list, dict, type(None))
-    other = ("drawn", "num_workers", "sources", "trainer")
+def _settings(thing: Any) -> dict[str, str]:
+    """What changes the results of a data module or of a layer beside its weights, as text."""
+    other = ("drawn", "num_workers", "sources", "trainer", "training")
     return {
-        key: value
+        key: _text(value)
         for key, value in vars(thing).items()
-        if isinstance(value, plain) and not key.startswith("_") and key not in other
+        if not key.startswith("_") and key not in other
     }
+
+
+def _text(value: Any) -> str:
+    """A setting in the same words in each process, with all of a path that is there."""
+    if isinstance(value, str | os.PathLike):
+        path = os.path.expanduser(os.fspath(value))
+        return os.path.realpath(path) if os.path.exists(path) else os.fsdecode(value)
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _digest(data: ImageDataModule, split: str, size: int | None) -> str:
+    """A digest of which images a split has, by their names and by when files were written."""
+    source: Source = data.source(split)
+    digest = hashlib.sha256()
+    for index in range(min(len(source), size or len(source))):
+        name = source.name(index)
+        digest.update(f"{name}\n{_state(name)}\n".encode("utf8", "surrogateescape"))
+    for value in vars(source).values():
+        if isinstance(value, Tensor):
+            digest.update(value.detach().cpu().numpy().tobytes())
+    # What holds many images, such as a table, is no file by the name of one of them.
+    for value in vars(data).values():
+        if isinstance(value, str | os.PathLike) and value:
+            path = os.path.expanduser(os.fspath(value))
+            digest.update(_state(path).encode())
+            inside = [os.path.join(f, name) for f, _, names in os.walk(path) for name in names]
+            digest.update("\n".join(map(_state, sorted(inside))).encode())
+    return digest.hexdigest()
+
+
+def _state(path: str | bytes) -> str:
+    """Where a file is, its size and when it was written; nothing if it is none."""
+    try:
+        stat = os.stat(path)
+    except (OSError, ValueError):
+        return ""
+    if not S_ISREG(stat.st_mode):
+        return ""
+    return f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
 
 
 def _fingerprint(model: nn.Module) -> str:
@@ -197,7 +241,10 @@ class _Pieces(L.LightningDataModule):
         self.data.trainer = trainer
         self.data.setup(stage)
         self.data.source(self.split)  # must be there before anything is written
-        done = self.parts.open() if trainer.is_global_zero else set()
+        done = set()
+        if trainer.is_global_zero:
+            self.parts.task["images"] = _digest(self.data, self.split, self.size)
+            done = self.parts.open()
         # One process may write its first part before another one has looked.
         self.done = trainer.strategy.broadcast(done)
 
