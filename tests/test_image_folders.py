@@ -182,58 +182,72 @@ LAYOUTS = {
         [0, 2, 1],
         [0, 0, 1],
         ["cat", "dog"],
-        "3 test images; 2 classes: cat (2), dog (1)",
+        "3 test images; 2 classes: 0 cat (2), 1 dog (1)",
     ),
     "subfolders of classes": (
         ["cat/left/0.png", "dog/left/1.png", "cat/right/2.png"],
         [0, 2, 1],
         [0, 0, 1],
         ["cat", "dog"],
-        "2 classes: cat (2), dog (1)",
+        "2 classes: 0 cat (2), 1 dog (1)",
     ),
     "classes of unequal depth": (
         ["train/cat/0.png", "train/dog/big/1.png"],
         [0, 1],
         [0, 1],
         ["cat", "dog"],
-        "cat (1), dog (1)",
+        "0 cat (1), 1 dog (1)",
     ),
-    "a single class": (["train/cat/0.png"], [0], [0], ["cat"], "1 class: cat (1)"),
-    "a single class at the top": (["cat/0.png"], [0], [0], ["cat"], "1 class: cat (1)"),
+    "a single class": (["train/cat/0.png"], [0], [0], ["cat"], "1 class: 0 cat (1)"),
+    "a single class at the top": (["cat/0.png"], [0], [0], ["cat"], "1 class: 0 cat (1)"),
     "a folder around all": (
         ["set/inner/cat/0.png", "set/inner/dog/1.png"],
         [0, 1],
         [0, 1],
         ["cat", "dog"],
-        "cat (1), dog (1)",
+        "0 cat (1), 1 dog (1)",
+    ),
+    "a folder around the classes of each split": (
+        ["train/data/cat/0.png", "train/data/dog/1.png", "test/data/cat/2.png", "val/3.png"],
+        [0, 1, 3, 2],
+        [0, 1, None, 0],
+        ["cat", "dog"],
+        "0 cat (2), 1 dog (1); without a label: 1 of validation",
+    ),
+    "folders around the classes of some splits": (
+        ["train/cat/big/0.png", "test/dog/big/1.png"],
+        [0, 1],
+        [0, 1],
+        ["cat", "dog"],
+        "0 cat (1), 1 dog (1); not in train: 1 dog",
     ),
     "a test split without classes": (
         ["train/cat/0.png", "train/dog/1.png", "test/2.png"],
         [0, 1, 2],
         [0, 1, None],
         ["cat", "dog"],
-        "cat (1), dog (1); without a label: 1 of test",
+        "0 cat (1), 1 dog (1); without a label: 1 of test",
     ),
     "splits of other classes": (
         ["train/b/0.png", "train/c/1.png", "test/a/2.png", "test/c/3.png"],
         [0, 1, 2, 3],
         [1, 2, 0, 2],
         ["a", "b", "c"],
-        "a (1), b (1), c (2); not in train: a",
+        "0 a (1), 1 b (1), 2 c (2); not in train: 0 a",
     ),
     "an image beside classes": (
         ["x.png", "cat/1.png", "dog/2.png"],
         [1, 2, 0],
         [0, 1, -1],
         ["cat", "dog"],
-        "cat (1), dog (1); without a label: 1 of train",
+        "0 cat (1), 1 dog (1); without a label: 1 of train",
     ),
     "an image beside classes of a split": (
         ["test/0.png", "train/x.png", "train/cat/2.png"],
         [2, 1, 0],
         [0, -1, None],
         ["cat"],
-        "1 class: cat (1); without a label: 1 of train and 1 of test",
+        "1 class: 0 cat (1); without a label: 1 of train and 1 of test",
     ),
     "an image beside the splits": (
         ["train/cat/0.png", "x.png"],
@@ -247,14 +261,14 @@ LAYOUTS = {
         [0, 1, 2],
         [0, 1, 1],
         ["A", "a"],
-        "2 classes: A (1), a (2)",
+        "2 classes: 0 A (1), 1 a (2)",
     ),
     "a class composed in two ways": (
         ["train/\u00e9/0.png", "train/f/1.png", "test/e\u0301/2.png"],
         [1, 0, 2],
         [0, 1, 1],
         ["f", "\u00e9"],
-        "f (1), \u00e9 (2)",
+        "0 f (1), 1 \u00e9 (2)",
     ),
     "hidden and system files": (
         ["a/0.PNG", "a/._0.png", "b/1.Jpeg", "@eaDir/2.png", "__MACOSX/a/0.png", ".git/x.png"],
@@ -268,7 +282,7 @@ LAYOUTS = {
         [0, 1],
         [0, 1],
         ["__other__", "a"],
-        "__other__ (1), a (1)",
+        "0 __other__ (1), 1 a (1)",
     ),
 }
 
@@ -281,6 +295,33 @@ def test_layouts(layout, tmp_path, capsys):
     assert data.class_names == classes
     (printed,) = capsys.readouterr().out.splitlines()
     assert printed.startswith(f"{tmp_path}: ") and printed.endswith(line)
+
+
+@pytest.mark.parametrize("text", ["", "file_name,label\nn/1.png,x\nn/2.png,y\n"])
+def test_classes_of_a_split_that_is_not_used_take_no_numbers(text, tmp_path, capsys):
+    """As of Tiny-ImageNet, whose folder `val/images` is no class."""
+    make(tmp_path, *(f"{s}/n0{i % 2 + 1}/{i}.png" for s in ("train", "test") for i in range(4)))
+    make(tmp_path, "val/images/0.png", "val/n/1.png", "val/n/2.png")
+    if text:
+        (tmp_path / "val" / "metadata.csv").write_text(text)
+    data = Images(tmp_path, SHAPE, val_split=0.25)
+    assert read(data) == ([4, 6, 5, 7], [0, 0, 1, 1])
+    assert data.class_names == ["n01", "n02"]
+    line = "2 classes: 0 n01 (4), 1 n02 (4); not used: validation (3)\n"
+    assert capsys.readouterr().out.endswith(line)
+
+
+def test_numbers_beside_classes_of_a_split_that_is_not_used(tmp_path):
+    make(tmp_path, "train/0.png", "train/1.png", "train/2.png", "test/cat/3.png")
+    (tmp_path / "train" / "metadata.csv").write_text(
+        "file_name,label\n0.png,1\n1.png,1\n2.png,1\n"
+    )
+    data = Images(tmp_path, SHAPE, val_split=0.3, test_split=0.3)
+    assert read(data)[1] == [1] and data.class_names is None
+    rows = {"train": make_rows([1, 1, 1]), "test": make_rows([0, 1], AB)}
+    datasets.DatasetDict(rows).save_to_disk(tmp_path / "rows")
+    data = Images(tmp_path / "rows", SHAPE, val_split=0.3, test_split=0.3)
+    assert read(data)[1] == [1] and data.class_names is None
 
 
 def test_what_is_no_image_is_left_out(tmp_path, capsys):
@@ -595,7 +636,8 @@ def test_the_line_is_printed_once_in_the_first_process(tmp_path, capsys):
     for stage in ("fit", "test"):
         data.setup(stage)
     assert capsys.readouterr().out == (
-        f"{tmp_path}: 16 training, 4 validation and 6 test images; 2 classes: a (13), b (13); "
+        f"{tmp_path}: 16 training, 4 validation and 6 test images; "
+        "2 classes: 0 a (13), 1 b (13); "
         "not used: validation (3)\n"
     )
     other = Images(tmp_path, SHAPE)

@@ -70,14 +70,18 @@ def _classes(given: Mapping[str, Labels]) -> list[str]:
     if len(labels) > _LISTED:
         said = [f"{len(labels)} classes of {counts.min()} to {counts.max()} images"]
     else:
-        called = labels.tolist() if names is None else [printable(names[n]) for n in labels]
+        called = [_called(n, names) for n in labels]
         one = "class" if len(labels) == 1 else "classes"
         listed = ", ".join(f"{name} ({count})" for name, count in zip(called, counts))
         said = [f"{len(labels)} {one}: {listed}"]
     if "train" in given and (unseen := sorted(set(labels) - set(given["train"].values))):
-        called = [str(n) if names is None else names[n] for n in unseen]
+        called = [_called(n, names) for n in unseen]
         said.append(f"not in train: {some(called)}")
     return said
+
+
+def _called(label: int, names: Sequence[str] | None) -> str:
+    return str(label) if names is None else f"{label} {printable(names[label])}"
 
 
 def _and(words: Sequence[str]) -> str:

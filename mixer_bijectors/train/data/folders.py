@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from PIL import Image
@@ -56,14 +56,20 @@ class Files:
         return printable(self._path(index))
 
 
-def read_folder(tree: Tree) -> dict[str, Files]:
+def read_folder(tree: Tree, used: Collection[str] | None = None) -> dict[str, Files]:
     """The splits of a folder of images, and in `tree.left_out` what is in none of them.
 
     Subfolders `train`, `validation` and `test` are splits; without them all images are in
     `train`. The class of an image is the first folder below the split that it is in, at
     whatever depth; one that lies beside these has no label. A folder with nothing but another
-    one in it stands for that. A file of metadata, as `imagefolder` knows them, says which
+    one in it stands for that, also where all splits hold the same one. A file of metadata, as
+    `imagefolder` knows them, says which
     images there are, and their labels if it has a column of these.
+
+    Args:
+        tree: the files of the folder.
+        used: the splits whose images are read, all by default. Others have no labels, as their
+            classes take no numbers.
 
     Raises:
         DataError: there are no images, or it cannot be told what is meant.
@@ -72,6 +78,15 @@ def read_folder(tree: Tree) -> dict[str, Files]:
         raise DataError(f"{printable(tree.root)} holds no images{_instead(tree)}")
     parts = {path: path.split(os.sep) for path in tree.images}
     splits, start = _split(tree, parts)
+    counted = {s: paths for s, paths in splits.items() if used is not None and s not in used}
+    splits = {split: paths for split, paths in splits.items() if split not in counted}
+    for paths in counted.values():
+        folder = os.path.join("", *parts[paths[0]][:start], "")
+        tree.metadata = [path for path in tree.metadata if not path.startswith(folder)]
+    inside = [[parts[path] for path in paths] for paths in splits.values()]
+    # A split without folders says nothing of where the classes are.
+    deep = [split for split in inside if any(len(p) > start + 1 for p in split)]
+    start = _descend([p for split in deep for p in split], start)
     listed, labels = read_metadata(tree)
     if listed:
         splits = {split: _listed(tree, paths, listed) for split, paths in splits.items()}
@@ -90,19 +105,14 @@ def read_folder(tree: Tree) -> dict[str, Files]:
             for split, paths in rest.items()
         }
     )
-    joined = join_labels(by_split)
+    joined = dict.fromkeys(counted) | join_labels(by_split)
+    splits |= counted
     return {split: Files(tree.root, paths, joined[split]) for split, paths in splits.items()}
 
 
 def _split(tree: Tree, parts: dict[str, list[str]]) -> tuple[dict[str, list[str]], int]:
     """The images of each split, and at which part of their paths the classes are."""
-    start = 0
-    while len(tops := {p[start] for p in parts.values()}) == 1 and all(
-        len(p) > start + 2 for p in parts.values()
-    ):
-        if min(tops).lower() in SPLITS:
-            break
-        start += 1
+    start = _descend(parts.values(), 0)
     place = printable(os.path.join(tree.root, *parts[tree.images[0]][:start]))
     folders: dict[str, set[str]] = defaultdict(set)
     for p in parts.values():
@@ -138,6 +148,16 @@ def _split(tree: Tree, parts: dict[str, list[str]]) -> tuple[dict[str, list[str]
     outside = [path for path, p in parts.items() if len(p) == start + 1]
     tree.left_out["beside the splits"] += outside
     return splits, start + 1
+
+
+def _descend(parts: Collection[Sequence[str]], start: int) -> int:
+    """The part of the paths below the folders that hold nothing but another one, no split."""
+    while parts and all(len(p) > start + 2 for p in parts):
+        names = {p[start] for p in parts}
+        if len(names) > 1 or min(names).lower() in SPLITS:
+            break
+        start += 1
+    return start
 
 
 def _listed(tree: Tree, paths: list[str], listed: dict[str, int]) -> list[str]:

@@ -119,9 +119,9 @@ class Images(ImageDataModule):
         self.sources = self._find()
         if self.trainer is None or self.trainer.is_global_zero:
             counts = {split: len(source) for split, source in self.sources.items()}
-            used = [str(split) for split in self.splits.values() if split in self._splits]
-            if self.splits["test"] == "all":
-                used = list(self._splits)
+            used = [
+                split for split in self._splits if self._used is None or split in self._used
+            ]
             print(describe(self.path, counts, self._splits, used, self._found.left_out))
 
     def _find(self) -> dict[str, Source]:
@@ -167,7 +167,15 @@ class Images(ImageDataModule):
 
     @cached_property
     def _found(self) -> Found:
-        return load_splits(self.path, self.name, self._is_path, str(self.splits["train"]))
+        train = str(self.splits["train"])
+        return load_splits(self.path, self.name, self._is_path, train, self._used)
+
+    @property
+    def _used(self) -> list[str] | None:
+        """The splits that images are taken from, None for all."""
+        if self.splits["test"] == "all":
+            return None
+        return [split for split in self.splits.values() if isinstance(split, str)]
 
 
 class _Part:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +46,9 @@ class Found(NamedTuple):
     left_out: Mapping[str, Sequence[str]]
 
 
-def load_splits(path: str, name: str | None, is_path: bool, train: str) -> Found:
+def load_splits(
+    path: str, name: str | None, is_path: bool, train: str, used: Collection[str] | None
+) -> Found:
     """The splits of images that `path` stands for, see `Images`.
 
     Args:
@@ -54,12 +56,13 @@ def load_splits(path: str, name: str | None, is_path: bool, train: str) -> Found
         name: configuration of a dataset of the hub.
         is_path: it is no name of the hub.
         train: the split whose order of the classes all others follow.
+        used: the splits that images are taken from, None for all; others have no labels.
 
     Raises:
         DataError: there is nothing, or it cannot be read, or not in one way.
     """
     try:
-        return _load(path, name, _place(path, is_path), train)
+        return _load(path, name, _place(path, is_path), train, used)
     except DataError as error:
         # What is wrong with classes or columns is told by those who do not know where.
         known = (printable(path), printable(os.path.expanduser(path)))
@@ -94,11 +97,13 @@ def _place(path: str, is_path: bool) -> Path | None:
     return None
 
 
-def _load(path: str, name: str | None, place: Path | None, train: str) -> Found:
+def _load(
+    path: str, name: str | None, place: Path | None, train: str, used: Collection[str] | None
+) -> Found:
     if place is None:
         import datasets
 
-        return _rows(datasets.load_dataset(path, name), train)
+        return _rows(datasets.load_dataset(path, name), train, used)
     if name is not None:
         raise DataError(
             f"{printable(path)} is here, and not on the hub, where the name {name!r} "
@@ -111,32 +116,37 @@ def _load(path: str, name: str | None, place: Path | None, train: str) -> Found:
         import datasets
 
         loaded = datasets.load_from_disk(unambiguous(str(place)))
-        return _rows(loaded if isinstance(loaded, dict) else {"train": loaded}, train)
+        return _rows(loaded if isinstance(loaded, dict) else {"train": loaded}, train, used)
     if place.is_file():
         if place.suffix.lower() not in TABLES:
             raise DataError(
                 f"{printable(path)} is neither a folder nor a parquet or arrow file"
             )
-        return _rows(load_tables({"train": [str(place)]}), train)
+        return _rows(load_tables({"train": [str(place)]}), train, used)
     tree = list_files(str(place))
     if not tree.tables:
-        return Found(read_folder(tree), tree.left_out)
+        return Found(read_folder(tree, used), tree.left_out)
     if tree.images:
         image, table = (printable(files[0]) for files in (tree.images, tree.tables))
         raise DataError(
             f"{printable(path)} holds images, such as {image}, and tables, such as {table}; "
             "name one of both, or move it away"
         )
-    return _rows(load_tables(split_tables(tree)), train, tree.left_out)
+    return _rows(load_tables(split_tables(tree)), train, used, tree.left_out)
 
 
 def _rows(
-    loaded: Mapping[str, Any], train: str, left_out: dict[str, list[str]] | None = None
+    loaded: Mapping[str, Any],
+    train: str,
+    used: Collection[str] | None,
+    left_out: dict[str, list[str]] | None = None,
 ) -> Found:
     left_out = defaultdict(list) if left_out is None else left_out
     splits = {split: Rows(rows, left_out) for split, rows in loaded.items()}
     first = sorted(splits, key=lambda split: split != train)
-    joined = join_labels({split: splits[split].labels for split in first})
+    joined = join_labels(
+        {split: splits[split].labels for split in first if used is None or split in used}
+    )
     for split, rows in splits.items():
-        rows.labels = joined[split]
+        rows.labels = joined.get(split)
     return Found(splits, left_out)
