@@ -11,6 +11,7 @@ import torch
 from normflows.flows import Flow
 from torch import Tensor, nn
 
+from ._graphs import constant_in_graphs
 from .bijection import Bijection, Shape, complete_log_det
 from .layers.alternation import warn_unless_alternating
 
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _takes_context(flow_type: type, method: str) -> bool:
     return _signature_takes_context(getattr(flow_type, method))
 

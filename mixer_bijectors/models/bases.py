@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import is_readable
+from .._graphs import constant_in_graphs
 
 __all__ = ["Base", "class_weights", "reads_classes"]
 
@@ -200,7 +201,7 @@ def _without_null(result: Tensor, given: dict[str, Tensor], labels: Tensor | Non
     return result.where(known, torch.nan)
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _arguments(kind: type, method: str) -> tuple[str, ...]:
     return _names(getattr(kind, method, None))
 

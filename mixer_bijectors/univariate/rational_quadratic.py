@@ -9,6 +9,7 @@ import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
+from .._graphs import constant_in_graphs
 from .base import Univariate, check_bound, check_count
 
 __all__ = ["RationalQuadratic"]
@@ -16,13 +17,13 @@ __all__ = ["RationalQuadratic"]
 
 # Functions, since a compiler takes a number that it finds in a module for an input of the
 # graph, of which an autograd function may have none when it is used a second time.
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _min_share() -> float:
     """Share of the interval that every bin has at least, in width and in height."""
     return 1e-3
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _max_log_slope() -> float:
     """Bound of the log-slopes at the knots, either way."""
     return math.log(1e3)
