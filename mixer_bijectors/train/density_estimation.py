@@ -85,6 +85,7 @@ class DensityEstimation(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.weight_decay = weight_decay
         self._is_initialized = self._is_sharded = self._has_seen_levels = False
+        self.class_names: list[str] | None = None  # by label, of the images of the fit
         self.is_classifier = isinstance(flow, HybridClassifier)
         classes = getattr(flow, "num_classes", 0)
         self.is_conditional = bool(classes) and not self.is_classifier
@@ -132,6 +133,19 @@ class DensityEstimation(L.LightningModule):
                     f"{type(callback).__name__}: set use_buffers to false, since buffers of "
                     "these models are not to be averaged"
                 )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if self.class_names is None and isinstance(data, ImageDataModule):
+            names = data.class_names
+            self.class_names = None if names is None else [str(name) for name in names]
+        checkpoint["class_names"] = self.class_names
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.class_names = checkpoint.get("class_names")
+        data = getattr(self._trainer, "datamodule", None)
+        if isinstance(data, ImageDataModule):
+            data.known_classes = self.class_names
 
     def _callbacks(self) -> list[L.Callback]:
         return getattr(self.trainer, "callbacks", [])

@@ -223,6 +223,7 @@ class Drawn(Dataset[Any]):
         skip_bad: in place of an image that cannot be read, take the next one in training, and
             none in evaluation.
         labels: which labels the model knows; None if they are not looked at.
+        numbers: the label of the model for each of the source, or None if they are the same.
 
     Attributes:
         bad: which images could not be read, in memory that workers share.
@@ -237,9 +238,11 @@ class Drawn(Dataset[Any]):
         order: Tensor | None = None,
         skip_bad: bool = False,
         labels: range | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> None:
         self.source = source
         self.labels = labels
+        self.numbers = numbers
         self.flip = flip
         self.periodic_shift = periodic_shift
         self.order = order
@@ -257,6 +260,8 @@ class Drawn(Dataset[Any]):
         except DataError as error:
             # Raised in a worker it would reach the user wrapped in the worker's traceback.
             return error
+        if self.numbers is not None and label is not None and label >= 0:
+            label = self.numbers[label]
         known = self.labels
         if known is not None and label is not None and label not in known:
             has = "no label" if label == -1 else f"the label {label}"

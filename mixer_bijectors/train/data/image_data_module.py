@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..io.errors import DataError
+from ..io.names import some
 from .batches import Batch, Drawn, ResumableLoader, ShardedSampler, Source, run_seed
 from .photos import Crops, grid_patches, load_photos
 
@@ -35,10 +36,13 @@ class ImageDataModule(L.LightningDataModule):
     Attributes:
         sources: by split, 'train', 'val' and 'test', where images are read; made by `setup`.
         labels: which labels the model knows, or None if they are not looked at; it sets them.
+        known_classes: the names of the classes that the model was trained on, by its labels, or
+            None if they have none; it sets them.
     """
 
     sources: Mapping[str, Source]
     labels: range | None = None
+    known_classes: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -160,8 +164,23 @@ class ImageDataModule(L.LightningDataModule):
                 order=order,
                 skip_bad=self.on_bad_image == "skip",
                 labels=self.labels,
+                numbers=self._numbers(),
             )
         return self.drawn[split]
+
+    def _numbers(self) -> list[int] | None:
+        """The model's label of each class, where both know classes by their names."""
+        if self.labels is None or self.known_classes is None or self.class_names is None:
+            return None
+        known, names = list(self.known_classes), list(self.class_names)
+        if names == known:
+            return None
+        if unknown := [name for name in names if name not in known]:
+            raise DataError(
+                f"the model was not trained on the class {some(unknown)}, but on {some(known)}"
+                "; name images by these, or train a new model"
+            )
+        return [known.index(name) for name in names]
 
 
 class TensorSource:

@@ -349,7 +349,15 @@ class FlowTrainer(L.Trainer):
 
         task = ["score", compressed, labelled]
         scores = compute_in_parts(
-            self, model, score, data, ckpt_path, output, split=split, task=task
+            self,
+            model,
+            score,
+            data,
+            ckpt_path,
+            output,
+            split=split,
+            task=task,
+            labelled=labelled,
         )
         if not scores:
             return {}

@@ -78,6 +78,7 @@ def compute_in_parts(
     split: str = "test",
     size: int | None = None,
     task: Sequence[Any] = (),
+    labelled: bool = True,
 ) -> Arrays:
     """Results of `compute` for each image of a split, in its order, by trained weights.
 
@@ -91,6 +92,7 @@ def compute_in_parts(
         split: 'train', 'val' or 'test'.
         size: take the first so many images alone.
         task: what else the results depend on.
+        labelled: whether labels are looked at, if the model takes any.
 
     Returns:
         The results of all images, without those that could not be read, in the first process;
@@ -105,7 +107,8 @@ def compute_in_parts(
         raise RunError(
             f"this needs a data module that is an ImageDataModule, got a {type(data).__name__}"
         )
-    data.labels = module.labels
+    data.labels = module.labels if labelled else None
+    data.known_classes = module.class_names
     make_folder(Path(output).resolve().parent)
     stat = checkpoint.stat()
     about = {
@@ -162,6 +165,7 @@ def load_weights(module: DensityEstimation, ckpt_path: str | os.PathLike[str] | 
         raise RunError(
             f"the weights of {ckpt_path} do not fit the model of the config: {reason}"
         ) from error
+    module.on_load_checkpoint(checkpoint)
     warn_if_untrained(module.density)
     return Path(ckpt_path).resolve()
 
