@@ -249,7 +249,7 @@ def malice(sentinel):
         ),
         "in an object array": (dumps(objects(Call(eval, code)), 4), "dtype 'O8'"),
         "object array": (dumps(objects(1), 2), "dtype 'O8'"),
-        "structured array": (dumps(np.zeros(1, "i4,O"), 4), "dtype 'V12'"),
+        "structured array": (dumps(np.zeros(1, "i4,O"), 4), "neither a shape nor an argument"),
         "text array": (dumps(np.array(["a"]), 4), "dtype 'U1'"),
         "scalar": (dumps(np.float64(1), 4), "core.multiarray.scalar'"),
         "attribute of a name": (
@@ -261,8 +261,8 @@ def malice(sentinel):
             b"\x80\x04c_codecs\nencode\nX\x01\0\0\0aX\x03\0\0\0zip\x86R.",
             "something else than an array",
         ),
-        "an instance": (f"(S'{touch}'\nios\nsystem\n.".encode(), "'os.system'"),
-        "an instance of ndarray": (b"(I9\ninumpy\nndarray\n.", "makes an object"),
+        "an instance": (f"(S'{touch}'\nios\nsystem\n.".encode(), "instruction INST"),
+        "an instance of ndarray": (b"(I9\ninumpy\nndarray\n.", "instruction INST"),
         "obj": (b"(cnumpy\nndarray\nK\x09o.", "instruction OBJ"),
         "newobj": (b"\x80\x02cnumpy\nndarray\nK\x09\x85\x81.", "instruction NEWOBJ"),
         "newobj_ex": (b"\x80\x04cnumpy\nndarray\n)}\x92.", "instruction NEWOBJ_EX"),
@@ -272,10 +272,18 @@ def malice(sentinel):
         "buffer": (b"\x80\x05\x97.", "instruction NEXT_BUFFER"),
         "a large ndarray": (
             b"cnumpy\nndarray\n(" + long(2**40) + b"tR.",
-            "something else than an array",
+            "damaged",
         ),
-        "state of a name": (b"\x80\x02cnumpy\nndarray\n}(U\x01aK\x01ub.", "sets the state"),
-        "attributes of a name": (b"\x80\x02cnumpy\nndarray\nN}\x86b.", "sets the state"),
+        "state of a name": (b"\x80\x02cnumpy\nndarray\n}(U\x01aK\x01ub.", "damaged"),
+        "attributes of a name": (
+            b"\x80\x02cnumpy\nndarray\nN}\x86b.",
+            "must be a dict, got NoneType",
+        ),
+        "attributes of a stand-in": (
+            b"\x80\x02c_codecs\nencode\nN}U\x06budgetJ\xff\xff\xff\x7fs\x86b.",
+            "sets the state",
+        ),
+        "state of a stand-in's class": (b"\x80\x02cnumpy\ndtype\n}U\x04codeNsb.", "damaged"),
         "dtype with fields": (
             uint8_array(b"K\x01\x85", one, state=b"(K\x03\x8c\x01|N)}KcKcK\x00tb"),
             "sets the state",
@@ -285,20 +293,31 @@ def malice(sentinel):
         "dtype of terabytes": (uint8_array(b"K\x01\x85", one, b"V9999999999999"), "dtype 'V9"),
         "negative shape": (uint8_array(b"J\xff\xff\xff\xff\x85", one), "makes no sense"),
         "shape of terabytes": (uint8_array(long(2**42) + b"\x85", one), "damaged"),
-        "no array to fill": (b"\x80\x02}}b.", "sets the state"),
-        "append to a name": (b"\x80\x02cnumpy\ndtype\nK\x01a.", "as a list"),
-        "set in a list": (b"\x80\x02]K\x01K\x01s.", "as a dict"),
-        "key that overflows the stack": (NESTED, "a tuple for a key"),
-        "key that takes for ever": (EXPONENTIAL + b"K\x01s.", "a tuple for a key"),
+        "no array to fill": (b"\x80\x02}}U\x01aK\x01sb.", "damaged"),
+        "append to a name": (b"\x80\x02cnumpy\ndtype\nK\x01a.", "damaged"),
+        "set in a list": (b"\x80\x02]K\x01K\x01s.", "damaged"),
+        "key that overflows the stack": (NESTED, "neither a shape nor an argument"),
+        "key that takes for ever": (
+            EXPONENTIAL + b"K\x01s.",
+            "neither a shape nor an argument",
+        ),
+        "key of arguments that take for ever": (
+            b"\x80\x04}c_codecs\nencode\n\x94K\x01\x85\x94"
+            + b"".join(
+                b"h\x00h" + bytes([i]) + b"h" + bytes([i]) + b"\x86\x94R" for i in range(1, 100)
+            )
+            + b"h\x64K\x01s.",
+            "something else than an array",
+        ),
         "bytes of exabytes": (b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b"a.", "damaged"),
         "text of gigabytes": (b"\x80\x02X" + struct.pack("<I", 2**32 - 1) + b"a.", "damaged"),
         "frame of exabytes": (
             b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"K\x01.",
-            "must be a dict, got int",
+            "damaged",
         ),
         "memo of gigabytes": (
             b"\x80\x02K\x01r" + struct.pack("<I", 2**32 - 1) + b".",
-            "must be a dict, got int",
+            "stores more values than it has",
         ),
         "long of many digits": (b"L" + b"9" * 10**5 + b"L\n.", "damaged"),
         "text encoded again and again": (
@@ -312,7 +331,7 @@ def malice(sentinel):
         "nothing there": (b"", "damaged"),
         "an empty stack": (b"\x80\x02R.", "damaged"),
         "no stop": (b"\x80\x02K\x01", "damaged"),
-        "two results": (b"\x80\x02K\x01K\x01.", "damaged"),
+        "two results": (b"\x80\x02K\x01K\x01.", "must be a dict, got int"),
         "a page of html": (b"<!DOCTYPE html><html></html>", "damaged"),
     }
 

@@ -30,7 +30,7 @@ class Noise(ImageDataModule):
     """A few images, in epochs of five batches."""
 
     def __init__(self, num_workers=0, **options):
-        super().__init__(4, num_workers, flip=True, periodic_shift=True, **options)
+        super().__init__(4, num_workers, flip=True, **options)
 
     def setup(self, stage):
         x = torch.randint(256, (23, 1, 4, 6), generator=torch.Generator().manual_seed(1))

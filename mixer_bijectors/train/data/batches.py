@@ -217,8 +217,6 @@ class Drawn(Dataset[Any]):
     Args:
         source: where images are read.
         flip: mirror half of the images in training.
-        periodic_shift: roll each image over its edges by a random number of pixels, another
-            one at each time in training, always the same in evaluation.
         order: a permutation of the pixels of all images, or None.
         skip_bad: in place of an image that cannot be read, take the next one in training, and
             none in evaluation.
@@ -234,7 +232,6 @@ class Drawn(Dataset[Any]):
         source: Source,
         *,
         flip: bool = False,
-        periodic_shift: bool = False,
         order: Tensor | None = None,
         skip_bad: bool = False,
         labels: range | None = None,
@@ -244,7 +241,6 @@ class Drawn(Dataset[Any]):
         self.labels = labels
         self.numbers = numbers
         self.flip = flip
-        self.periodic_shift = periodic_shift
         self.order = order
         self.skip_bad = skip_bad
         self.bad = torch.zeros(len(source), dtype=torch.bool).share_memory_()
@@ -273,9 +269,6 @@ class Drawn(Dataset[Any]):
             return draw._replace(padding=True), seed, None, label
         if self.flip and draw.train and rng.random() < 0.5:
             pixels = pixels.flip(-1)
-        if self.periodic_shift:
-            sides = pixels.shape[1:]
-            pixels = pixels.roll([rng.randrange(side) for side in sides], (1, 2))
         return draw._replace(position=index), seed, pixels, label
 
     def _read(self, draw: Draw, rng: random.Random) -> tuple[int, Tensor | None, int | None]:

@@ -29,7 +29,6 @@ class ImageDataModule(L.LightningDataModule):
         num_workers: processes that read images, for each process that trains.
         flip: mirror half of the training images.
         permute_seed: put the pixels of all images in one random order, drawn with this seed.
-        periodic_shift: roll each image over its edges by a random number of pixels.
         on_bad_image: `raise` ends the run at an image that cannot be decoded, with its name;
             `skip` takes the next one in training and none in evaluation, and counts.
 
@@ -51,7 +50,6 @@ class ImageDataModule(L.LightningDataModule):
         *,
         flip: bool = False,
         permute_seed: int | None = None,
-        periodic_shift: bool = False,
         on_bad_image: str = "raise",
     ) -> None:
         super().__init__()
@@ -66,7 +64,6 @@ class ImageDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.flip = flip
         self.permute_seed = permute_seed
-        self.periodic_shift = periodic_shift
         self.on_bad_image = on_bad_image
         self.drawn: dict[str, Drawn] = {}
 
@@ -160,7 +157,6 @@ class ImageDataModule(L.LightningDataModule):
             self.drawn[split] = Drawn(
                 source,
                 flip=self.flip,
-                periodic_shift=self.periodic_shift,
                 order=order,
                 skip_bad=self.on_bad_image == "skip",
                 labels=self.labels,

@@ -55,7 +55,6 @@ class Images(ImageDataModule):
         random_crop: in training, cut at a random place in place of the middle.
         flip: mirror half of the training images.
         permute_seed: put the pixels of all images in one random order, drawn with this seed.
-        periodic_shift: roll each image over its edges by a random number of pixels.
         on_bad_image: `raise` or `skip`, see `ImageDataModule`.
 
     Raises:
@@ -79,7 +78,6 @@ class Images(ImageDataModule):
         random_crop: bool = False,
         flip: bool = False,
         permute_seed: int | None = None,
-        periodic_shift: bool = False,
         on_bad_image: str = "raise",
     ) -> None:
         super().__init__(
@@ -87,7 +85,6 @@ class Images(ImageDataModule):
             num_workers,
             flip=flip,
             permute_seed=permute_seed,
-            periodic_shift=periodic_shift,
             on_bad_image=on_bad_image,
         )
         if not os.fspath(path):

@@ -389,7 +389,6 @@ def _like(data: ImageDataModule, path: str, shape: tuple[int, int, int]) -> Imag
         test_split="all",
         resize=data.resize if isinstance(data, Images) else "crop",
         permute_seed=data.permute_seed,
-        periodic_shift=data.periodic_shift,
         on_bad_image=data.on_bad_image,
     )
 
