@@ -12,6 +12,7 @@ from .layers.elementwise import Elementwise
 from .layers.kan_layer import KANLayer
 from .layers.lu_linear import LULinear
 from .layers.mixing import ChannelMixing, PatchMixing, PixelMixing
+from .layers.mixing_layer import MixingLayer
 from .layers.patch_grid import CyclicShift, Patchify, Shift
 from .layers.transformer_autoregressive import Guidance, TransformerAutoregressive
 from .models import HybridClassifier, MixerFlow, TarFlow
@@ -41,6 +42,7 @@ __all__ = [
     "KANLayer",
     "LULinear",
     "MixerFlow",
+    "MixingLayer",
     "MonotoneBSpline",
     "ParallelInverse",
     "PatchMixing",

@@ -21,6 +21,8 @@ __all__ = [
     "apply_flow",
     "apply_flows",
     "call_flow",
+    "chain_context",
+    "chain_shapes",
     "check_flow",
     "context_features",
     "event_shapes",
@@ -122,7 +124,11 @@ def apply_flow(
 
 
 def apply_flows(
-    flows: nn.ModuleList, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    flows: nn.ModuleList | Sequence[Flow],
+    x: Tensor,
+    context: Tensor | None = None,
+    *,
+    inverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run flows one after the other, `flows[0]` first, or last when `inverse`."""
     total = x.new_zeros(x.shape[:1])
@@ -168,8 +174,8 @@ class Chain(Bijection):
         name = type(self).__name__
         for flow in flows:
             check_flow(name, flow)
-        latent_shape, event_shape = _chain_shapes(name, flows)
-        super().__init__(event_shape, context_features=_chain_context(name, flows))
+        latent_shape, event_shape = chain_shapes(name, flows)
+        super().__init__(event_shape, context_features=chain_context(name, flows))
         self.latent_shape = latent_shape  # which may be known where the other is not
         self.flows = nn.ModuleList(flows)
         warn_unless_alternating(self.flows, name=name, stacklevel=2)
@@ -180,7 +186,7 @@ class Chain(Bijection):
         return apply_flows(self.flows, x, context, inverse=inverse)
 
 
-def _chain_context(name: str, flows: Sequence[Flow]) -> int | None:
+def chain_context(name: str, flows: Sequence[Flow]) -> int | None:
     """Size of the context that the flows read; None if one of them does not tell."""
     sizes = [context_features(flow) for flow in flows]
     known = sorted({size for size in sizes if size})
@@ -192,7 +198,7 @@ def _chain_context(name: str, flows: Sequence[Flow]) -> int | None:
     return known[0] if known else None if None in sizes else 0
 
 
-def _chain_shapes(name: str, flows: Sequence[Flow]) -> tuple[Shape | None, Shape | None]:
+def chain_shapes(name: str, flows: Sequence[Flow]) -> tuple[Shape | None, Shape | None]:
     """Shapes of the latents and of the data, as far as the flows declare them."""
     state: Shape | None = None
     event: Shape | None = None

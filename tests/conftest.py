@@ -133,6 +133,7 @@ LAYERS: dict[str, Case] = {
         context_features=2,
     ),
     "PixelMixing": Case(lambda: mb.PixelMixing(mb.LULinear(3)), (3, 2, 4)),
+    "MixingLayer": Case(lambda: mb.MixingLayer(3, 5, hidden_features=8), (3, 5)),
     "Chain": Case(lambda: mb.Chain([mb.ActNorm(5), nf.flows.Permute(5)]), (5,)),
     "Chain-image": Case(_image_layer, IMAGE),
     "ActNorm": Case(lambda: mb.ActNorm(5), (5,)),

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from pathlib import Path
 
 import normflows as nf
 import pytest
@@ -212,3 +213,93 @@ def test_results_are_contiguous():
         for result in (*results, strided, each.inverse_and_log_det(x)[0]):
             assert result.view(len(result), -1).shape[1] == 288
         assert_close(each.log_prob(x), each.log_prob(x.contiguous()))
+
+
+CHECKPOINTS = Path(__file__).parent / "data" / "checkpoints_0.1.pt"
+SAVED = {
+    "mixerflow": lambda: mb.MixerFlow(
+        (1, 6, 8), 2, 2, shift_every=2, hidden_features=4, num_blocks=1, num_classes=2
+    ),
+    "layers": lambda: mb.Chain(
+        [
+            mb.CyclicShift((1, 6, 8), 2),
+            mb.ChannelMixing(mb.LULinear(4, identity_init=False)),
+            mb.PatchMixing(
+                mb.ParallelInverse(mb.Autoregressive(12, hidden_features=12, num_blocks=1))
+            ),
+            mb.ChannelMixing(
+                mb.Autoregressive(4, hidden_features=4, num_blocks=1, context_features=2)
+            ),
+            mb.ChannelMixing(mb.ActNorm(4)),
+        ]
+    ),
+    "tarflow": lambda: mb.TarFlow(
+        (1, 6, 8),
+        2,
+        channels=8,
+        num_blocks=2,
+        layers_per_block=1,
+        head_dim=4,
+        num_classes=2,
+        volume_preserving=True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_checkpoints_of_version_0_1_load(name):
+    """From before parts of layers had names, and layers kept indices of pixels."""
+    saved = torch.load(CHECKPOINTS, weights_only=True)[name]
+    model = SAVED[name]().eval()
+    state = next(value for value in saved.values() if isinstance(value, dict))
+    model.load_state_dict(state)
+    with torch.no_grad():
+        if name == "layers":
+            z, log_det = model.inverse(saved["x"], torch.eye(2)[saved["labels"]])
+            value = z.flatten(1).sum(1) + log_det
+        else:
+            value = model.log_prob(saved["x"], saved["labels"])
+    assert_close(value, saved["value"], atol=1e-5, rtol=1e-5)
+
+
+def test_parts_have_names_in_the_order_of_the_parameters_of_version_0_1():
+    """So that states of optimisers, which go by that order, fit too."""
+    model = SAVED["mixerflow"]()
+    step = model.flows[0].flow.channel_mixing.flow
+    assert isinstance(step.actnorm, mb.ActNorm) and isinstance(step.linear, mb.LULinear)
+    assert step.couplings.flows[1].net.final.weight.shape == (4, 4)
+    saved = torch.load(CHECKPOINTS, weights_only=True)["mixerflow"]
+    state = next(value for value in saved.values() if isinstance(value, dict))
+    parts = {"flows.0.": "patch_mixing.", "flows.1.": "channel_mixing."}
+    names = [name for name, _ in model.named_parameters()]
+    shapes = [tuple(p.shape) for p in model.parameters()]
+    buffers = ("q0", "permutation", "sign", "initialized", "inner")
+    former = [k for k in state if not any(part in k for part in buffers)]
+    assert [tuple(state[k].shape) for k in former] == shapes
+    assert [k.rsplit(".", 2)[1:] for k in former if ".net." in k] == [
+        k.rsplit(".", 2)[1:] for k in names if ".net." in k
+    ]
+    assert all(part in " ".join(names) for part in parts.values())
+
+
+def test_hybrids_of_version_0_1_load():
+    """Whatever builds the flows inside; numbered parts as they were saved then."""
+    for options in (VARIANTS["maf over patches"], VARIANTS["spline over channels"]):
+        model = perturbed(small(**options))
+        parts = {
+            "patch_mixing": 0,
+            "channel_mixing": 1,
+            "couplings": 0,
+            "linear": 1,
+            "actnorm": 2,
+        }
+        state = model.state_dict()
+        former = {}
+        for key, value in state.items():
+            words = [f"flows.{parts[w]}" if w in parts else w for w in key.split(".")]
+            former[".".join(words)] = value
+        assert former.keys() != state.keys()
+        other = small(**options).eval()
+        other.load_state_dict(former)
+        x = torch.rand(2, 3, 8, 12)
+        assert torch.equal(other.log_prob(x), model.log_prob(x))

@@ -1,18 +1,15 @@
 """MixerFlow."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 
 import normflows as nf
 from torch import nn
 
 from .._checks import check_builder
-from ..flow import Chain, Flow, context_features
-from ..layers.actnorm import ActNorm
-from ..layers.coupling import Coupling
+from ..flow import Flow, context_features
 from ..layers.lu_linear import LULinear
-from ..layers.mixing import ChannelMixing, PatchMixing, PixelMixing
+from ..layers.mixing import PixelMixing
+from ..layers.mixing_layer import MixingLayer
 from ..layers.patch_grid import Patchify, Shift
 from ..univariate import Affine, Univariate
 from .bases import reads_classes
@@ -121,16 +118,8 @@ class MixerFlow(ImageFlow):
         for name, count in counts.items():
             if count < 0:
                 raise ValueError(f"MixerFlow: {name} must not be negative, got {count}")
-        couplings = partial(
-            _couplings,
-            univariate=univariate,
-            net=net,
-            hidden_features=hidden_features,
-            num_blocks=num_blocks,
-            context_features=num_classes,
-        )
 
-        def mixing_layer(patchify: Patchify) -> Flow:
+        def mixing_layer(patchify: Patchify) -> MixingLayer:
             sizes = ((patchify.num_patches, patch_flow), (patchify.features, channel_flow))
             if any(size < 2 and flow is None for size, flow in sizes):
                 raise ValueError(
@@ -139,11 +128,16 @@ class MixerFlow(ImageFlow):
                     f"{patchify.patch_size}; change patch_size, or leave out shifted layers, "
                     "which have fewer patches, with shift_every=0"
                 )
-            return Chain(
-                [
-                    PatchMixing(_step(patchify.num_patches, patch_flow or couplings)),
-                    ChannelMixing(_step(patchify.features, channel_flow or couplings)),
-                ]
+            return MixingLayer(
+                patchify.num_patches,
+                patchify.features,
+                hidden_features=hidden_features,
+                num_blocks=num_blocks,
+                channel_flow=channel_flow,
+                patch_flow=patch_flow,
+                univariate=univariate,
+                net=net,
+                context_features=num_classes,
             )
 
         layers: list[Flow] = [PixelMixing(LULinear(image_shape[0])), patchify]
@@ -163,12 +157,3 @@ class MixerFlow(ImageFlow):
                 f"MixerFlow: num_classes={num_classes}, but none of the flows inside reads a "
                 "context, nor does the base; build one that does, or leave out num_classes"
             )
-
-
-def _step(size: int, flow: Callable[[int], Flow]) -> Chain:
-    """From data to latent: ActNorm, a linear map, then `flow`."""
-    return Chain([flow(size), LULinear(size), ActNorm(size)])
-
-
-def _couplings(size: int, **options: Any) -> Chain:
-    return Chain([Coupling(size, reverse=True, **options), Coupling(size, **options)])
