@@ -156,6 +156,8 @@ def load_weights(module: DensityEstimation, ckpt_path: str | os.PathLike[str] | 
         raise RunError(
             f"the weights of {ckpt_path} do not fit the model of the config: {reason}"
         ) from error
+    module.config = module.config or checkpoint.get("config")
+    module.class_names = module.class_names or checkpoint.get("class_names")
     warn_if_untrained(module.density)
     return Path(ckpt_path).resolve()
 
