@@ -21,6 +21,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from .. import __version__
 from .arguments import TASKS, arranged, need_file
 from .callbacks.guard import Guard
 from .density_estimation import DensityEstimation
@@ -251,6 +252,9 @@ def main() -> None:
     """
     warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model")
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+    if sys.argv[1:] == ["--version"]:
+        print(f"mixer-bijectors {__version__}")
+        return
     try:
         sys.argv[1:] = arranged(sys.argv[1:])
         FlowCLI(
