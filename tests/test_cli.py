@@ -4,7 +4,6 @@ import csv
 import errno
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -30,7 +29,7 @@ from commands import (
 from PIL import Image
 
 import mixer_bijectors as mb
-from mixer_bijectors.train import DensityEstimation, Digits, RunError, load_checkpoint
+from mixer_bijectors.train import DensityEstimation, Digits, Images, RunError, load_checkpoint
 from mixer_bijectors.train.io.reasons import reason_of
 
 
@@ -206,6 +205,32 @@ def test_configs_go_on_top_of_one_another(run, tmp_path, capsys):
         assert printed["model"]["flow"]["init_args"]["num_layers"] == 4
 
 
+@pytest.mark.parametrize("name", ["photos", "photos.yaml", CONFIGS / "photos.yaml"])
+def test_a_config_of_the_package_is_found_by_its_name(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    call("fit", "--config", name, "--config", "sharded", "--print_config")
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["trainer"]["default_root_dir"] == "runs/photos"
+    assert printed["trainer"]["strategy"] == "sharded"
+
+
+def test_a_config_that_is_not_there_is_told_with_those_that_are():
+    told = call("fit", "--config", "fotos", fails=True)
+    assert told.startswith("mixer-bijectors: there is no config fotos") and "photos," in told
+
+
+def test_the_version_is_told(capsys):
+    call("--version")
+    assert capsys.readouterr().out == f"mixer-bijectors {mb.__version__}\n"
+
+
+def test_a_share_on_the_command_line_is_a_number():
+    splits = Images("images", test_split="0.1", val_split="0.2").splits
+    assert splits == {"train": "train", "val": 0.2, "test": 0.1}
+    with pytest.raises(ValueError, match="test_split must be a name or from 0 to 1"):
+        Images("images", test_split="1.5")
+
+
 TASKS = ("sample", "embed", "probe", "score", "reconstruct", "export", "test", "validate")
 CHECKPOINTS = {
     "none": (None, r"which weights\? pass --ckpt_path"),
@@ -213,7 +238,7 @@ CHECKPOINTS = {
     "last": ("last", "takes the path of a checkpoint, such as runs/NAME"),
     "a folder": ("RUN", r"is a folder; name a checkpoint in it, such as .*last.ckpt"),
     "text": ("TEXT", "text.ckpt is damaged, or no checkpoint"),
-    "one without a config": ("COPY", "copy.ckpt is not in the folder of a run, as there is no"),
+    "one without a config": ("COPY", "copy.ckpt holds no configuration, and is not in the"),
 }
 
 
@@ -221,7 +246,9 @@ CHECKPOINTS = {
 @pytest.mark.parametrize("name", TASKS)
 def test_what_is_wrong_with_a_checkpoint_is_told(name, kind, run, tmp_path):
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
-    shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "copy.ckpt")
+    without = load_checkpoint(run / "checkpoints" / "last.ckpt")
+    del without["config"]
+    torch.save(without, tmp_path / "copy.ckpt")
     places = {"RUN": run, "TEXT": tmp_path / "text.ckpt", "COPY": tmp_path / "copy.ckpt"}
     given, told = CHECKPOINTS[kind]
     path = () if given is None else ("--ckpt_path", places.get(given, given))

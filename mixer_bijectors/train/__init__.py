@@ -15,6 +15,7 @@ from .density_estimation import DensityEstimation
 from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint
 from .io.errors import DataError, RunError
 from .tasks.flow_trainer import FlowTrainer
+from .trained import TrainedModel, load
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -30,5 +31,7 @@ __all__ = [
     "Photos",
     "Pictures",
     "RunError",
+    "TrainedModel",
+    "load",
     "load_checkpoint",
 ]

@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
-from .io.checkpoints import load_checkpoint
+from .io.checkpoints import newest_first
+from .io.configurations import configuration_of, find_config
 from .io.errors import RunError
 from .tasks.parts import NO_CHECKPOINT
 
-__all__ = ["TASKS", "arranged", "config_of", "need_file", "newest_first"]
+__all__ = ["TASKS", "arranged", "need_file"]
 
 TASKS = ("sample", "embed", "probe", "score", "reconstruct", "export")
 
@@ -28,7 +29,7 @@ def arranged(arguments: list[str]) -> list[str]:
         given, others = parser.parse_known_args(options)
     except argparse.ArgumentError:
         return arguments  # to be told by the parser proper
-    configs, path = given.config, given.ckpt_path
+    configs, path = [find_config(config) for config in given.config], given.ckpt_path
     if subcommand in (*TASKS, "test", "validate") and not {"-h", "--help"} & set(options):
         # A model may be described by options alone.
         described = configs or any(option.startswith("--model.flow") for option in options)
@@ -41,29 +42,17 @@ def arranged(arguments: list[str]) -> list[str]:
             )
         if path is not None and "://" not in path:
             need_file(path)
-            config = config_of(path)
-            if not configs and config.is_file():
-                configs = [str(config)]
+            config = None if configs else configuration_of(path)
+            if config is not None:
+                configs = [config]
             elif not described:
-                load_checkpoint(path)  # which may be what is wrong
                 raise RunError(
-                    f"{path} is not in the folder of a run, as there is no {config}; name the "
-                    "config of its run with --config"
+                    f"{path} holds no configuration, and is not in the folder of a run; name "
+                    "the config of its run with --config"
                 )
     front = [f"--config={config}" for config in configs]
     back = [] if path is None else [f"--ckpt_path={path}"]
     return [subcommand, *front, *others, *back]
-
-
-def newest_first(root: Path, folders: str) -> list[Path]:
-    """Checkpoints below `root`, without those that a killed process has not completed."""
-    found = [path for path in root.glob(f"{folders}/*.ckpt") if path.name[0] != "."]
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
-
-
-def config_of(checkpoint: str) -> Path:
-    """The config of the run that a checkpoint is from."""
-    return Path(checkpoint).parent.parent / "config.yaml"
 
 
 def need_file(checkpoint: str) -> None:

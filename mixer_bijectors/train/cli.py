@@ -21,10 +21,12 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from .arguments import TASKS, arranged, config_of, need_file, newest_first
+from .. import __version__
+from .arguments import TASKS, arranged, need_file
 from .callbacks.guard import Guard
 from .density_estimation import DensityEstimation
-from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, newest_first
+from .io.configurations import configuration_of
 from .io.csv_log import ResumableCSVLogger
 from .io.errors import RunError
 from .io.files import make_folder
@@ -52,6 +54,15 @@ class FlowCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint holds no hyperparameters: the config says what the model is."""
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        subcommand = str(self.subcommand)
+        config = yaml.safe_load(
+            self._parser(subcommand).dump(self.config[subcommand], skip_none=False)
+        )
+        kept = ("seed_everything", "trainer", "guard", "model", "data")
+        self.model.config = yaml.safe_dump({key: config.get(key) for key in kept})
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self.config_init[str(self.subcommand)]
@@ -117,11 +128,12 @@ class FlowCLI(LightningCLI):
 
     def _report_changes(self, checkpoint: str | None) -> None:
         """Say where the model is not that of the checkpoint's run: the weights may fit it."""
-        if checkpoint is None or not (path := config_of(checkpoint)).is_file():
+        if checkpoint is None or not Path(checkpoint).is_file():
             return
+        text = configuration_of(checkpoint)
         config = self.config[str(self.subcommand)].model.as_dict()
         now = json.loads(json.dumps(config, default=str))  # with lists for tuples, as in yaml
-        then = (yaml.safe_load(path.read_text()) or {}).get("model") or {}
+        then = (yaml.safe_load(text or "") or {}).get("model") or {}
         for key, (old, new) in _differences(then, now, "model").items():
             if key.startswith(("model.flow", "model.noise")):
                 _print_once(f"{key} is {new}, and was {old} in the run of the checkpoint")
@@ -240,6 +252,9 @@ def main() -> None:
     """
     warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model")
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+    if sys.argv[1:] == ["--version"]:
+        print(f"mixer-bijectors {__version__}")
+        return
     try:
         sys.argv[1:] = arranged(sys.argv[1:])
         FlowCLI(

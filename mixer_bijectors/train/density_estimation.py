@@ -85,7 +85,6 @@ class DensityEstimation(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.weight_decay = weight_decay
         self._is_initialized = self._is_sharded = self._has_seen_levels = False
-        self.class_names: list[str] | None = None  # by label, of the images of the fit
         self.is_classifier = isinstance(flow, HybridClassifier)
         classes = getattr(flow, "num_classes", 0)
         self.is_conditional = bool(classes) and not self.is_classifier
@@ -93,7 +92,43 @@ class DensityEstimation(L.LightningModule):
         self.labels = range(0 if self.is_classifier else -1, classes) if classes else None
         self.metrics = nn.ModuleDict({f"{split}_split": self._metrics() for split in _SPLITS})
         self.compile_density = compile
+        # The configuration of the run as YAML, and the names of its classes, see `load`.
+        self.config: str | None = None
+        self.class_names: list[str] | None = None
         self._compiled = torch.compile(self._eager) if compile else None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write the configuration into the checkpoint, as plain text, and the classes."""
+        data = getattr(self.trainer, "datamodule", None)
+        if self.class_names is None and isinstance(data, ImageDataModule):
+            names = data.class_names
+            self.class_names = None if names is None else [str(name) for name in names]
+        for key, value in (("config", self.config), ("class_names", self.class_names)):
+            if value is not None:
+                checkpoint[key] = value
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: Any, map_location: Any = "cpu", **options: Any
+    ) -> Any:
+        """Read a trained module, of a checkpoint alone or with a `flow` for its weights.
+
+        Args:
+            checkpoint_path: the checkpoint.
+            map_location: the device that the module is for.
+            options: arguments of the class, in place of those that the checkpoint names; with
+                `flow` among them the checkpoint needs no configuration.
+
+        Raises:
+            RunError: there is no such checkpoint, or it holds no configuration.
+        """
+        if "flow" in options:
+            return super().load_from_checkpoint(
+                checkpoint_path, map_location=map_location, weights_only=True, **options
+            )
+        from .trained import load
+
+        return load(checkpoint_path, map_location, **options).module
 
     def _eager(self, x: Tensor, *labels: Tensor) -> Any:
         """Log-densities, and logits of a classifier."""
@@ -133,13 +168,6 @@ class DensityEstimation(L.LightningModule):
                     f"{type(callback).__name__}: set use_buffers to false, since buffers of "
                     "these models are not to be averaged"
                 )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        if self.class_names is None and isinstance(data, ImageDataModule):
-            names = data.class_names
-            self.class_names = None if names is None else [str(name) for name in names]
-        checkpoint["class_names"] = self.class_names
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.class_names = checkpoint.get("class_names")

@@ -94,6 +94,7 @@ class Images(ImageDataModule):
             raise ValueError(
                 f"Images: image_shape must be (1 or 3, height, width), got {tuple(image_shape)}"
             )
+        val_split, test_split = _share(val_split), _share(test_split)
         for key, share in (("val_split", val_split), ("test_split", test_split)):
             if not isinstance(share, str) and not 0 < share < 1:
                 raise ValueError(f"Images: {key} must be a name or from 0 to 1, got {share}")
@@ -173,6 +174,14 @@ class Images(ImageDataModule):
         if self.splits["test"] == "all":
             return None
         return [split for split in self.splits.values() if isinstance(split, str)]
+
+
+def _share(split: str | float) -> str | float:
+    """The share that a split is, also as the text of a command line, or its name."""
+    try:
+        return float(split)
+    except ValueError:
+        return split
 
 
 class _Part:

@@ -19,7 +19,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from .errors import RunError
 from .files import make_folder, remove_drafts, replacing
 
-__all__ = ["AtomicCheckpointIO", "LastCheckpoint", "load_checkpoint", "misfit"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "LastCheckpoint",
+    "checkpoint_in",
+    "load_checkpoint",
+    "misfit",
+    "newest_first",
+]
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -138,14 +145,46 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return load_checkpoint(path, map_location or "cpu")
 
 
-def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
+def newest_first(root: Path, folders: str) -> list[Path]:
+    """Checkpoints below `root`, without those that a killed process has not completed."""
+    found = [path for path in root.glob(f"{folders}/*.ckpt") if path.name[0] != "."]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def checkpoint_in(run: str | os.PathLike[str]) -> Path:
+    """The checkpoint that stands for a run: of a folder the best one of its newest run.
+
+    Raises:
+        RunError: there is no such file or folder, or no checkpoint in it.
+    """
+    path = Path(run).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise RunError(f"there is no run or checkpoint {path}")
+    found = newest_first(path, "**")
+    if not found:
+        raise RunError(f"there is no checkpoint in {path}")
+    folder = found[0].parent
+    names = (folder / "best.ckpt", folder / "last.ckpt")
+    return next((name for name in names if name.is_file()), found[0])
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], map_location: Any = "cpu", *, mmap: bool | None = None
+) -> dict[str, Any]:
     """What a checkpoint holds, of which nothing but tensors and plain values is read.
+
+    Args:
+        path: the file.
+        map_location: the device that its tensors are read to.
+        mmap: leave tensors on disk until they are looked at.
 
     Raises:
         RunError: there is no such file, or it is damaged, or holds anything else.
     """
     try:
-        loaded = torch.load(path, map_location=map_location, weights_only=True)
+        loaded = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise RunError(f"there is no checkpoint {path}") from error
     except PermissionError as error:

@@ -1,5 +1,6 @@
 """What a trained model is for: samples, embeddings, scores, reconstructions."""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -294,7 +295,7 @@ class FlowTrainer(L.Trainer):
         ckpt_path: str | None = None,
         output: str = "model.safetensors",
     ) -> None:
-        """Write the weights of the model alone as safetensors, for `model.load_state_dict`.
+        """Write the weights of the model as safetensors, with its configuration, for `load`.
 
         Args:
             model: the model, from the config.
@@ -308,8 +309,11 @@ class FlowTrainer(L.Trainer):
         from safetensors.torch import save
 
         state = {key: value.clone() for key, value in model.flow.state_dict().items()}
+        about = {} if model.config is None else {"config": model.config}
+        if model.class_names is not None:
+            about["class_names"] = json.dumps(model.class_names)
         with replacing(output) as draft:
-            draft.write_bytes(save(state))
+            draft.write_bytes(save(state, metadata=about))
         _finish(output)
 
     def _embed(

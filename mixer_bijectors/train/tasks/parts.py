@@ -166,6 +166,7 @@ def load_weights(module: DensityEstimation, ckpt_path: str | os.PathLike[str] | 
             f"the weights of {ckpt_path} do not fit the model of the config: {reason}"
         ) from error
     module.on_load_checkpoint(checkpoint)
+    module.config = module.config or checkpoint.get("config")
     warn_if_untrained(module.density)
     return Path(ckpt_path).resolve()
 
