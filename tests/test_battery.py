@@ -110,7 +110,7 @@ def test_one_graph_serves_all_batch_sizes(case, device, direction):
             y, log_det = function(leaf, context)
             (y.square().sum() + log_det.sum()).backward()
             gradients.append((y, log_det, leaf.grad))
-        assert_close(*gradients, atol=1e-5, rtol=1e-5)
+        assert_close(*gradients, atol=1e-4, rtol=1e-4)
         first = graphs.frame_count if batch == 11 else first
     assert graphs.frame_count == first
 
