@@ -87,20 +87,14 @@ def tar_flow(num_blocks: int, layers_per_block: int, channels: int) -> mb.TarFlo
     )
 
 
-def hybrid(num_layers: int, layers_per_block: int, channels: int, last: bool) -> mb.TarFlow:
+def hybrid(num_layers: int, layers_per_block: int, channels: int, last: bool) -> mb.ImageFlow:
     """MixerFlow's layers and one Transformer, which comes last or first, seen from the data."""
-    model = mb.TarFlow(
-        (3, SIZE, SIZE),
-        4,
-        channels=channels,
-        num_blocks=1,
-        layers_per_block=layers_per_block,
-        mixer=mixer_flow(num_layers, 64),
+    attention = mb.TransformerAutoregressive(
+        (SIZE // 4) ** 2, 48, channels=channels, num_layers=layers_per_block
     )
-    if not last:
-        attention, *mixing, patchify, pixels = model.flows
-        model.flows = nn.ModuleList([*mixing, attention, patchify, pixels])
-    return model
+    *mixing, patchify, pixels = mixer_flow(num_layers, 64).flows
+    layers = [attention, *mixing] if last else [*mixing, attention]
+    return mb.ImageFlow.from_layers((3, SIZE, SIZE), 4, [*layers, patchify, pixels])
 
 
 LEARNING_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)

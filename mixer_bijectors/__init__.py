@@ -15,7 +15,7 @@ from .layers.mixing import ChannelMixing, PatchMixing, PixelMixing
 from .layers.mixing_layer import MixingLayer
 from .layers.patch_grid import CyclicShift, Patchify, Shift
 from .layers.transformer_autoregressive import Guidance, TransformerAutoregressive
-from .models import HybridClassifier, MixerFlow, TarFlow
+from .models import HybridClassifier, ImageFlow, MixerFlow, TarFlow
 from .models.denoising import denoise
 from .running.parallel_inverse import ParallelInverse, accelerate_sampling
 from .testing import check_bijection
@@ -39,6 +39,7 @@ __all__ = [
     "Elementwise",
     "Guidance",
     "HybridClassifier",
+    "ImageFlow",
     "KANLayer",
     "LULinear",
     "MixerFlow",

@@ -27,6 +27,7 @@ __all__ = [
     "context_features",
     "event_shapes",
     "no_autocast",
+    "shapes_agree",
 ]
 
 
@@ -207,7 +208,7 @@ def chain_shapes(name: str, flows: Sequence[Flow]) -> tuple[Shape | None, Shape 
     for position in range(len(flows) - 1, -1, -1):
         latent_shape, event_shape = event_shapes(flows[position])
         known = state is not None and event_shape is not None
-        if known and not _agree(state, event_shape):
+        if known and not shapes_agree(state, event_shape):
             raise ValueError(
                 f"{name}: flows[{position + 1}] ({type(flows[position + 1]).__name__}) hands "
                 f"latents of shape {_spell(state)} to flows[{position}] "
@@ -224,7 +225,8 @@ def chain_shapes(name: str, flows: Sequence[Flow]) -> tuple[Shape | None, Shape 
     return (state, event) if flows else (None, None)
 
 
-def _agree(a: Any, b: Any) -> bool:
+def shapes_agree(a: Any, b: Any) -> bool:
+    """Whether two shapes can be the same, where None stands for any size."""
     return len(a) == len(b) and all(None in (m, n) or m == n for m, n in zip(a, b))
 
 

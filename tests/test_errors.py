@@ -35,13 +35,13 @@ ERRORS = {
     "TarFlow label out of range": (
         lambda: tarflow(num_classes=3).log_prob(IMAGES, torch.tensor([0, 3])),
         ValueError,
-        "TarFlow: labels must be from 0 to 2, or -1 for no class in particular, got 3",
+        "TarFlow: labels must be from 0 to 2, or -1 for the null class, got 3",
     ),
     "TarFlow without labels": (
         lambda: tarflow(num_classes=3).sample(2),
         ValueError,
         "TarFlow: built with num_classes=3 but called without labels; pass integer labels of "
-        "shape (2,), -1 for no class in particular",
+        "shape (2,), -1 for the null class",
     ),
     "guidance by nothing": (
         lambda: tarflow().sample(2, guidance=1.0),
@@ -440,7 +440,7 @@ ERRORS = {
     "labels out of range": (
         lambda: tiny(num_classes=2).log_prob(IMAGES, torch.tensor([0, 2])),
         ValueError,
-        "MixerFlow: labels must be from 0 to 1, or -1 for no class in particular, got 2",
+        "MixerFlow: labels must be from 0 to 1, or -1 for the null class, got 2",
     ),
     "temperature": (
         lambda: tiny(base=nf.distributions.BaseDistribution()).sample(2, temperature=0.5),

@@ -1,7 +1,7 @@
 """What the models of images share."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,9 +10,16 @@ import torch
 from torch import Tensor
 
 from .._checks import check_input, is_readable
-from ..flow import Flow, apply_flows
+from ..flow import (
+    Flow,
+    apply_flows,
+    chain_shapes,
+    check_flow,
+    context_features,
+    shapes_agree,
+)
 from ..layers.patch_grid import Patchify
-from .bases import Base, class_weights
+from .bases import Base, class_weights, reads_classes
 
 __all__ = ["ImageFlow"]
 
@@ -21,31 +28,91 @@ _FAR_OUT = 8.0  # images in [-1, 1) have no such pixels, with whatever noise the
 
 
 class ImageFlow(nf.NormalizingFlow):
-    """A normflows model of images whose latents are a mixer matrix, conditional or not.
+    """Density of images by layers on the mixer matrix: a normflows model, conditional or not.
 
     Args:
-        base: distribution of the latents, of shape (num_patches, features).
-        flows: the flows from latent to data, as normflows lists them.
-        patchify: the geometry of images and latents.
-        num_classes: number of classes; flows get the labels, one-hot, as their context, and a
+        image_shape: (channels, height, width).
+        patch_size: side of the square patches in pixels, or (height, width).
+        layers: the flows, listed from latent to data as normflows does. They act on the mixer
+            matrix (batch, num_patches, features), which `Patchify` makes of an image; it is put
+            at the end unless it is listed, with flows on images after it.
+        num_classes: number of classes; layers get the labels, one-hot, as their context, and a
             class-conditional base gets them too. 0 for an unconditional model.
+        base: distribution of the latents, of shape (num_patches, features); by default a
+            standard normal.
+
+    Shapes: images (batch, channels, height, width), by convention in [-1, 1), labels (batch,),
+    latents (batch, num_patches, features), log-probabilities (batch,).
+
+    Raises:
+        TypeError: a layer that is not a flow, such as a transform of nflows or a class.
+        ValueError: an image that is not divisible into patches, layers for other shapes than
+            the one before returns, classes that nothing inside reads, a base of another shape.
+
+    Example:
+        >>> maf = nf.flows.MaskedAffineAutoregressive(48, 64)
+        >>> layers = [mb.ChannelMixing(maf), mb.PatchMixing(mb.Coupling(16))]
+        >>> model = mb.ImageFlow.from_layers((3, 16, 16), 4, layers)
+        >>> model.log_prob(2 * torch.rand(5, 3, 16, 16) - 1).shape
+        torch.Size([5])
     """
 
     _warned_of_pixels = False
 
     def __init__(
         self,
-        base: nf.distributions.BaseDistribution,
-        flows: Iterable[Flow],
-        patchify: Patchify,
-        num_classes: int,
+        image_shape: Sequence[int],
+        patch_size: int | Sequence[int],
+        layers: Iterable[Flow],
+        *,
+        num_classes: int = 0,
+        base: nf.distributions.BaseDistribution | None = None,
     ) -> None:
-        super().__init__(base, list(flows))
+        name = type(self).__name__
+        if num_classes < 0:
+            raise ValueError(f"{name}: num_classes must not be negative, got {num_classes}")
+        flows = list(layers)
+        for flow in flows:
+            check_flow(name, flow)
+        patchify = Patchify(image_shape, patch_size)
+        if not any(isinstance(flow, Patchify) for flow in flows):
+            flows.append(patchify)
+        latent_shape = (patchify.num_patches, patchify.features)
+        for what, got, expected in zip(
+            ("latents", "images"),
+            chain_shapes(name, flows),
+            (latent_shape, patchify.image_shape),
+        ):
+            if got is not None and not shapes_agree(got, expected):
+                raise ValueError(
+                    f"{name}: the layers are for {what} of shape {got}, but image_shape and "
+                    f"patch_size give {expected}"
+                )
+        if base is None:
+            base = nf.distributions.DiagGaussian(latent_shape, trainable=False)
+        if num_classes and not (reads_classes(base) or any(map(context_features, flows))):
+            raise ValueError(
+                f"{name}: num_classes={num_classes}, but none of the flows inside reads a "
+                "context, nor does the base; build one that does, or leave out num_classes"
+            )
+        super().__init__(base, flows)
         self.image_shape = patchify.image_shape
         self.patch_size = patchify.patch_size
-        self.latent_shape = (patchify.num_patches, patchify.features)
+        self.latent_shape = latent_shape
         self.num_classes = num_classes
         self._as_base(self.q0).check()
+
+    @staticmethod
+    def from_layers(
+        image_shape: Sequence[int],
+        patch_size: int | Sequence[int],
+        layers: Iterable[Flow],
+        *,
+        num_classes: int = 0,
+        base: nf.distributions.BaseDistribution | None = None,
+    ) -> "ImageFlow":
+        """The model of given layers, see the arguments of the class."""
+        return ImageFlow(image_shape, patch_size, layers, num_classes=num_classes, base=base)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (batch, channels, height, width) of latents (batch, num_patches, features)."""
@@ -233,7 +300,7 @@ class ImageFlow(nf.NormalizingFlow):
         if labels is None:
             raise ValueError(
                 f"{name}: built with num_classes={self.num_classes} but called without labels; "
-                f"pass integer labels of shape ({batch},), -1 for no class in particular"
+                f"pass integer labels of shape ({batch},), -1 for the null class"
             )
         kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         if kind not in _INTEGERS:
@@ -247,7 +314,7 @@ class ImageFlow(nf.NormalizingFlow):
             wrong = labels[(labels < -1) | (labels >= self.num_classes)]
             if len(wrong):
                 raise ValueError(
-                    f"{name}: labels must be from 0 to {self.num_classes - 1}, or -1 for no "
-                    f"class in particular, got {wrong[0].item()}"
+                    f"{name}: labels must be from 0 to {self.num_classes - 1}, or -1 for the "
+                    f"null class, got {wrong[0].item()}"
                 )
         return labels

@@ -6,13 +6,12 @@ import normflows as nf
 from torch import nn
 
 from .._checks import check_builder
-from ..flow import Flow, context_features
+from ..flow import Flow
 from ..layers.lu_linear import LULinear
 from ..layers.mixing import PixelMixing
 from ..layers.mixing_layer import MixingLayer
 from ..layers.patch_grid import Patchify, Shift
 from ..univariate import Affine, Univariate
-from .bases import reads_classes
 from .image_flow import ImageFlow
 
 __all__ = ["MixerFlow"]
@@ -147,13 +146,7 @@ class MixerFlow(ImageFlow):
                 layers.append(Shift(mixing_layer(inner), image_shape, patch_size))
             else:
                 layers.append(mixing_layer(patchify))
-        latent_shape = (patchify.num_patches, patchify.features)
-        if base is None:
-            base = nf.distributions.DiagGaussian(latent_shape, trainable=False)
         # normflows lists flows from latent to data.
-        super().__init__(base, layers[::-1], patchify, num_classes)
-        if num_classes and not (reads_classes(base) or any(map(context_features, self.flows))):
-            raise ValueError(
-                f"MixerFlow: num_classes={num_classes}, but none of the flows inside reads a "
-                "context, nor does the base; build one that does, or leave out num_classes"
-            )
+        super().__init__(
+            image_shape, patch_size, layers[::-1], num_classes=num_classes, base=base
+        )

@@ -135,7 +135,13 @@ class TarFlow(ImageFlow):
             del base.log_scale
             base.log_scale = nn.Parameter(log_scale)
         # normflows lists flows from latent to data.
-        super().__init__(base, [*blocks[::-1], *geometry], patchify, num_classes)
+        super().__init__(
+            image_shape,
+            patch_size,
+            [*blocks[::-1], *geometry],
+            num_classes=num_classes,
+            base=base,
+        )
 
     def sample(
         self,
