@@ -395,6 +395,18 @@ def test_what_cannot_be_meant(layout, tmp_path):
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("count", "val", "test"), [(2, 0.5, 0.5), (4, 0.1, 0.9), (1, 0.1, 0.1)]
+)
+def test_shares_that_leave_nothing_to_train_on(count, val, test, tmp_path):
+    make(tmp_path, *(f"{i}.png" for i in range(count)))
+    message = (
+        f"val_split={val} and test_split={test} leave nothing to train on of the {count} im"
+    )
+    with pytest.raises(DataError, match=message):
+        Images(tmp_path, SHAPE, val_split=val, test_split=test).setup("fit")
+
+
 def test_names_that_are_no_text(tmp_path, capsys):
     make(tmp_path, "cat/0.png", "dog/1.png")
     os.rename(tmp_path / "cat" / "0.png", os.fsencode(tmp_path / "cat") + b"/caf\xe9.png")
@@ -466,6 +478,7 @@ def test_metadata_of_a_split_in_parquet_and_classes_beside_captions(tmp_path):
             "a.png has two labels in the metadata, 0 and 1",
         ),
         ("", "metadata.csv cannot be read"),
+        ("file_name,label\n", "metadata.csv lists no images; list them, or move"),
     ],
 )
 def test_metadata_that_is_wrong(text, message, tmp_path):
@@ -486,6 +499,13 @@ COLUMNS = {
     "whole numbers": ([2, 0, 1], None, [2, 0, 1], None, "3 classes: 0 (1), 1 (1), 2 (1)"),
     "one missing": ([0, None, 1], None, [0, -1, 1], None, "without a label: 1 of train"),
     "floating point": ([1.0, 0.0, None], None, [1, 0, -1], None, "a label: 1 of train"),
+    "half precision": (
+        [1.0, 0.0, None],
+        datasets.Value("float16"),
+        [1, 0, -1],
+        None,
+        "a label: 1 of train",
+    ),
     "truth values": ([True, False, True], None, [1, 0, 1], ["False", "True"], "True (2)"),
     "names, one missing": ([-1, 1, 0], AB, [-1, 1, 0], ["a", "b"], "without a label: 1 of"),
     "one of two signs": ([-1, 1, 1], None, NONE, None, NO_COLUMN),

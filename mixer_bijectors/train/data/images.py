@@ -144,6 +144,13 @@ class Images(ImageDataModule):
                 sources[split] = self._source(_Part(named[given], None))
             else:
                 count = max(1, round(given * len(train)))
+                if count >= len(order):
+                    raise DataError(
+                        f"{printable(self.path)}: val_split={self.splits['val']!r} and "
+                        f"test_split={self.splits['test']!r} leave nothing to train on of the "
+                        f"{len(train)} images of {self.splits['train']!r}; give smaller "
+                        "shares, or names of splits"
+                    )
                 held_out, order = order[:count], order[count:]
                 sources[split] = self._source(_Part(train, held_out))
         return sources | {"train": self._source(_Part(train, order))}

@@ -61,6 +61,8 @@ def labels_of_column(column: Any, names: Sequence[str] | None = None) -> Labels 
     if pa.types.is_boolean(kind):
         names = ("False", "True")
     elif pa.types.is_floating(kind):
+        if pa.types.is_float16(kind):
+            column = column.cast(pa.float32())  # pyarrow has few functions of halves
         column = pc.if_else(pc.is_nan(column), None, column)
         if not pc.all(pc.equal(pc.trunc(column), column)).as_py():
             return None

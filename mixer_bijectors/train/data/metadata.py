@@ -32,6 +32,10 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
             # Each of the readers has errors of its own.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(f"{printable(path)} cannot be read: {reason}") from error
+        if not len(table):
+            raise DataError(
+                f"{printable(path)} lists no images; list them, or move the file away"
+            )
         files = [c for c in table if str(c) == "file_name" or str(c).endswith("_file_name")]
         if not files:
             raise DataError(
