@@ -381,6 +381,11 @@ WRONG = {
         ["set/train/0.png", "set/test/1.png", "x.png"],
         "set has the folders test, train, which are splits; name it as the path",
     ),
+    "splits inside of classes": (
+        [f"{name}/{split}/0.png" for name in ("cat", "dog") for split in ("train", "test")],
+        "cat has the folders test, train, which are splits; name it as the path or, if cat, "
+        "dog are classes, put the splits above them, as test/cat$",
+    ),
     "no format that is read": ([], "holds no images, but a.fits .of no format that is read"),
 }
 

@@ -98,6 +98,11 @@ class Images(ImageDataModule):
         for key, share in (("val_split", val_split), ("test_split", test_split)):
             if not isinstance(share, str) and not 0 < share < 1:
                 raise ValueError(f"Images: {key} must be a name or from 0 to 1, got {share}")
+            if share == train_split != "all":
+                raise ValueError(
+                    f"Images: {key} must not be {share!r}, the images that are trained on "
+                    "(train_split); give another split, or a share from 0 to 1"
+                )
         if resize not in ("crop", "squash"):
             raise ValueError(f"Images: resize must be 'crop' or 'squash', got {resize!r}")
         self.path = os.fsdecode(path)
