@@ -449,6 +449,25 @@ METADATA = {
         [None] * 3,
         "label of metadata.csv (no column of whole",
     ),
+    "a name with a space and capitals": (
+        CSV(" Label", 1, 0, 1),
+        ALL,
+        [1, 0, 1],
+        "0 (1), 1 (2)",
+    ),
+    "a class": (CSV("class", 1, 0, 1), ALL, [1, 0, 1], "0 (1), 1 (2)"),
+    "two columns": (
+        CSV("label,target", "0,1", "1,1", "1,0"),
+        ALL,
+        [0, 1, 1],
+        "left out: target of metadata.csv (another column of labels)",
+    ),
+    "another name": (
+        CSV("category", 0, 1, 1),
+        ALL,
+        [None] * 3,
+        "no labels; left out: category of metadata.csv (for labels, name it label)",
+    ),
     "no labels": (CSV("caption", *"xyx"), ALL, [None] * 3, "no labels"),
 }
 
@@ -553,6 +572,38 @@ def test_columns_by_their_names(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "mask (another column of images)" in out
     assert "coarse_label (another column of labels)" in out
+
+
+@pytest.mark.parametrize(
+    "name", ["Label", " label ", "LABELS", "class", "target", "coarse_label"]
+)
+def test_names_of_columns_of_labels(name, tmp_path):
+    make_rows([1, 0, 2], key=name).to_parquet(tmp_path / "all.parquet")
+    assert read(everything(tmp_path)) == ([0, 1, 2], [1, 0, 2])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "labels", "line"),
+    [
+        (("label", None), ("kind", AB), [1, 0], "left out: label (another column of labels)"),
+        (("coarse_label", AB), ("fine_label", AB), [1, 0], "coarse_label (another column of"),
+        (
+            ("class", None),
+            ("label", None),
+            [1, 0],
+            "left out: class (another column of labels)",
+        ),
+        (("class_id", None), ("x", None), [None] * 2, "class_id (for labels, name it label)"),
+    ],
+)
+def test_columns_of_labels_that_are_not_read(first, second, labels, line, tmp_path, capsys):
+    rows = make_rows([0, 1], key=first[0], kind=first[1])
+    rows = rows.add_column(second[0], [1, 0]).cast_column(
+        second[0], second[1] or datasets.Value("int64")
+    )
+    rows.to_parquet(tmp_path / "all.parquet")
+    assert read(everything(tmp_path))[1] == labels
+    assert line in capsys.readouterr().out
 
 
 def test_splits_whose_classes_are_in_another_order(tmp_path):
