@@ -701,6 +701,15 @@ def test_tables_that_are_wrong(kind, tmp_path):
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_folders_of_tables_are_no_classes(tmp_path, capsys):
+    for number, name in enumerate(("label=0", "label=1")):
+        (tmp_path / name).mkdir()
+        make_rows([1], key="x", start=number).to_parquet(tmp_path / name / "a.parquet")
+    assert read(everything(tmp_path)) == ([0, 1], [None, None])
+    line = "label=0, label=1 (folders of tables are no classes; add a column label)"
+    assert line in capsys.readouterr().out
+
+
 # the line
 
 

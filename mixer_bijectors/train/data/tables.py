@@ -65,6 +65,12 @@ def split_tables(tree: Tree) -> dict[str, list[str]]:
             tree.left_out["of no split"] += unknown
         break
     else:
+        # Folders may be parts of one table as well as classes.
+        inner = {os.path.dirname(path) for path in tree.tables} - {""}
+        if len(inner) > 1:
+            tree.left_out["folders of tables are no classes; add a column label"] += sorted(
+                inner
+            )
         splits = {"train": tree.tables}
     return {
         split: [os.path.join(tree.root, path) for path in paths]
