@@ -2,10 +2,12 @@
 
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from mixer_bijectors.train import DataError, ImageDataModule, RunError
 from mixer_bijectors.train.data.batches import (
@@ -204,6 +206,62 @@ def test_nothing_can_be_read():
     drawn = Drawn(Nothing(torch.zeros(3, 1, 2, 2)), skip_bad=True)
     error = drawn[Draw(1, train=True)]
     assert isinstance(error, DataError) and "none of 3 images can be read" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (
+            np.zeros((1, 2, 2), np.uint8),
+            "returned ndarray; it must return a uint8 tensor of sh",
+        ),
+        ((np.zeros((1, 2, 2), np.uint8), 0), "returned ndarray and int; it must return"),
+        ((Image.new("L", (2, 2)), 0), "returned Image and int; it must return"),
+        (torch.zeros(1, 2, 2), r"returned pixels of shape \(1, 2, 2\); it must return"),
+        (
+            (torch.zeros(2, 2), 0),
+            r"shape \(2, 2\) and int; .* tensor of shape \(1, 2, 2\), and",
+        ),
+        ((torch.zeros(1, 2, 2), "cat"), r"and str; .* a label, a whole number or None"),
+        ((torch.zeros(1, 2, 2), 0.5), "and float; it must return"),
+        (None, "returned NoneType; it must return"),
+        (
+            OSError(2, "gone", "a.png"),
+            "raised FileNotFoundError at image 1: .*a.png.*ImageError",
+        ),
+    ],
+)
+def test_sources_that_read_something_else(read, message):
+    class Odd(TensorSource):
+        def read(self, index, rng):
+            if isinstance(read, Exception):
+                raise read
+            return read
+
+    error = Drawn(Odd(torch.zeros(3, 1, 2, 2)), skip_bad=True)[Draw(1)]
+    assert isinstance(error, DataError) and "\n" not in str(error)
+    with pytest.raises(DataError, match=rf"^Odd\.read .*{message}"):
+        raise error
+
+
+@pytest.mark.parametrize("label", [2, np.int64(2), torch.tensor(2), True, None])
+def test_labels_of_sources(label):
+    class Labelled(TensorSource):
+        def read(self, index, rng):
+            return self.images[index], label
+
+    drawn = Drawn(Labelled(torch.zeros(3, 1, 2, 2)))
+    assert drawn[Draw(1)][3] == label
+    labels = drawn.collate([drawn[Draw(1)]]).labels
+    assert labels is None if label is None else labels.tolist() == [int(label)]
+
+
+def test_a_data_module_without_sources():
+    class Empty(ImageDataModule):
+        pass
+
+    with pytest.raises(DataError, match="Empty has no sources; its setup must set self"):
+        Empty().test_dataloader()
 
 
 def test_labels_the_model_has_no_class_for_are_told(source):

@@ -429,6 +429,8 @@ def test_an_interrupted_download(monkeypatch):
     [
         ({"image_shape": (4, 8, 8)}, r"image_shape must be \(1 or 3, height, width\)"),
         ({"val_split": 1.5}, "val_split must be a name or from 0 to 1, got 1.5"),
+        ({"val_split": "train"}, "val_split must not be 'train', the images that are trained"),
+        ({"train_split": "test"}, "test_split must not be 'test', the images that are trained"),
         ({"resize": "stretch"}, "resize must be 'crop' or 'squash', got 'stretch'"),
     ],
 )

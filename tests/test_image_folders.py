@@ -381,6 +381,11 @@ WRONG = {
         ["set/train/0.png", "set/test/1.png", "x.png"],
         "set has the folders test, train, which are splits; name it as the path",
     ),
+    "splits inside of classes": (
+        [f"{name}/{split}/0.png" for name in ("cat", "dog") for split in ("train", "test")],
+        "cat has the folders test, train, which are splits; name it as the path or, if cat, "
+        "dog are classes, put the splits above them, as test/cat$",
+    ),
     "no format that is read": ([], "holds no images, but a.fits .of no format that is read"),
 }
 
@@ -393,6 +398,18 @@ def test_what_cannot_be_meant(layout, tmp_path):
     with pytest.raises(DataError, match=message) as caught:
         everything(tmp_path).setup("fit")
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("count", "val", "test"), [(2, 0.5, 0.5), (4, 0.1, 0.9), (1, 0.1, 0.1)]
+)
+def test_shares_that_leave_nothing_to_train_on(count, val, test, tmp_path):
+    make(tmp_path, *(f"{i}.png" for i in range(count)))
+    message = (
+        f"val_split={val} and test_split={test} leave nothing to train on of the {count} im"
+    )
+    with pytest.raises(DataError, match=message):
+        Images(tmp_path, SHAPE, val_split=val, test_split=test).setup("fit")
 
 
 def test_names_that_are_no_text(tmp_path, capsys):
@@ -432,6 +449,25 @@ METADATA = {
         [None] * 3,
         "label of metadata.csv (no column of whole",
     ),
+    "a name with a space and capitals": (
+        CSV(" Label", 1, 0, 1),
+        ALL,
+        [1, 0, 1],
+        "0 (1), 1 (2)",
+    ),
+    "a class": (CSV("class", 1, 0, 1), ALL, [1, 0, 1], "0 (1), 1 (2)"),
+    "two columns": (
+        CSV("label,target", "0,1", "1,1", "1,0"),
+        ALL,
+        [0, 1, 1],
+        "left out: target of metadata.csv (another column of labels)",
+    ),
+    "another name": (
+        CSV("category", 0, 1, 1),
+        ALL,
+        [None] * 3,
+        "no labels; left out: category of metadata.csv (for labels, name it label)",
+    ),
     "no labels": (CSV("caption", *"xyx"), ALL, [None] * 3, "no labels"),
 }
 
@@ -466,6 +502,7 @@ def test_metadata_of_a_split_in_parquet_and_classes_beside_captions(tmp_path):
             "a.png has two labels in the metadata, 0 and 1",
         ),
         ("", "metadata.csv cannot be read"),
+        ("file_name,label\n", "metadata.csv lists no images; list them, or move"),
     ],
 )
 def test_metadata_that_is_wrong(text, message, tmp_path):
@@ -486,6 +523,13 @@ COLUMNS = {
     "whole numbers": ([2, 0, 1], None, [2, 0, 1], None, "3 classes: 0 (1), 1 (1), 2 (1)"),
     "one missing": ([0, None, 1], None, [0, -1, 1], None, "without a label: 1 of train"),
     "floating point": ([1.0, 0.0, None], None, [1, 0, -1], None, "a label: 1 of train"),
+    "half precision": (
+        [1.0, 0.0, None],
+        datasets.Value("float16"),
+        [1, 0, -1],
+        None,
+        "a label: 1 of train",
+    ),
     "truth values": ([True, False, True], None, [1, 0, 1], ["False", "True"], "True (2)"),
     "names, one missing": ([-1, 1, 0], AB, [-1, 1, 0], ["a", "b"], "without a label: 1 of"),
     "one of two signs": ([-1, 1, 1], None, NONE, None, NO_COLUMN),
@@ -528,6 +572,38 @@ def test_columns_by_their_names(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "mask (another column of images)" in out
     assert "coarse_label (another column of labels)" in out
+
+
+@pytest.mark.parametrize(
+    "name", ["Label", " label ", "LABELS", "class", "target", "coarse_label"]
+)
+def test_names_of_columns_of_labels(name, tmp_path):
+    make_rows([1, 0, 2], key=name).to_parquet(tmp_path / "all.parquet")
+    assert read(everything(tmp_path)) == ([0, 1, 2], [1, 0, 2])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "labels", "line"),
+    [
+        (("label", None), ("kind", AB), [1, 0], "left out: label (another column of labels)"),
+        (("coarse_label", AB), ("fine_label", AB), [1, 0], "coarse_label (another column of"),
+        (
+            ("class", None),
+            ("label", None),
+            [1, 0],
+            "left out: class (another column of labels)",
+        ),
+        (("class_id", None), ("x", None), [None] * 2, "class_id (for labels, name it label)"),
+    ],
+)
+def test_columns_of_labels_that_are_not_read(first, second, labels, line, tmp_path, capsys):
+    rows = make_rows([0, 1], key=first[0], kind=first[1])
+    rows = rows.add_column(second[0], [1, 0]).cast_column(
+        second[0], second[1] or datasets.Value("int64")
+    )
+    rows.to_parquet(tmp_path / "all.parquet")
+    assert read(everything(tmp_path))[1] == labels
+    assert line in capsys.readouterr().out
 
 
 def test_splits_whose_classes_are_in_another_order(tmp_path):
@@ -623,6 +699,15 @@ def test_tables_that_are_wrong(kind, tmp_path):
     with pytest.raises(DataError, match=message) as caught:
         everything(tmp_path).setup("fit")
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_folders_of_tables_are_no_classes(tmp_path, capsys):
+    for number, name in enumerate(("label=0", "label=1")):
+        (tmp_path / name).mkdir()
+        make_rows([1], key="x", start=number).to_parquet(tmp_path / name / "a.parquet")
+    assert read(everything(tmp_path)) == ([0, 1], [None, None])
+    line = "label=0, label=1 (folders of tables are no classes; add a column label)"
+    assert line in capsys.readouterr().out
 
 
 # the line

@@ -4,6 +4,7 @@ So a run that was cut off goes on with the very batch that it would have had, an
 processes see the same images with the same noise.
 """
 
+import operator
 import os
 import random
 from collections.abc import Collection, Iterator, Sequence
@@ -275,7 +276,9 @@ class Drawn(Dataset[Any]):
         count = len(self.source)
         for index in (*range(draw.position, count), *range(draw.position)):
             try:
-                return index, *self.source.read(index, rng if draw.train else None)
+                return index, *self._checked(
+                    self.source.read(index, rng if draw.train else None)
+                )
             except ImageError as error:
                 if not self.skip_bad:
                     raise DataError(
@@ -284,7 +287,37 @@ class Drawn(Dataset[Any]):
                 self.bad[index] = True
                 if not draw.train:
                     return index, None, None
+            except OSError as error:
+                raise DataError(
+                    f"{type(self.source).__name__}.read raised {type(error).__name__} at image "
+                    f"{index}: {error}; for an image that cannot be read it must raise "
+                    "mixer_bijectors.train.io.errors.ImageError"
+                ) from error
         raise DataError(f"none of {count} images can be read")
+
+    def _checked(self, read: Any) -> tuple[Tensor, int | None]:
+        """The pixels and the label that a source has read.
+
+        Raises:
+            DataError: they are of other types, or the pixels of another shape.
+        """
+        shape = tuple(self.source.image_shape)
+        try:
+            pixels, label = read
+            if isinstance(pixels, Tensor) and tuple(pixels.shape) == shape:
+                return pixels, None if label is None else operator.index(label)
+        except (TypeError, ValueError):
+            pass
+        found = [
+            f"pixels of shape {tuple(part.shape)}"
+            if isinstance(part, Tensor)
+            else type(part).__name__
+            for part in (read if isinstance(read, tuple) else [read])
+        ]
+        raise DataError(
+            f"{type(self.source).__name__}.read returned {' and '.join(found)}; it must return "
+            f"a uint8 tensor of shape {shape}, and a label, a whole number or None"
+        )
 
     def collate(self, samples: list[_Sample | DataError]) -> Batch | DataError:
         """Samples as one batch, or what went wrong with one of them."""

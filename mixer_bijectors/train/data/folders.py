@@ -130,9 +130,16 @@ def _split(tree: Tree, parts: dict[str, list[str]]) -> tuple[dict[str, list[str]
         )
     for name in others:
         if len({SPLITS[inner.lower()] for inner in folders[name]}) > 1:
+            around = [other for other in others if folders[other]]
+            above = f"{min(folders[name])}/{printable(name)}"
             raise DataError(
                 f"{os.path.join(place, printable(name))} has the folders "
                 f"{some(sorted(folders[name]))}, which are splits; name it as the path"
+                + (
+                    f" or, if {some(around)} are classes, put the splits above them, as {above}"
+                    if len(around) > 1
+                    else ""
+                )
             )
     if not named:
         return {"train": tree.images}, start

@@ -142,6 +142,11 @@ class ImageDataModule(L.LightningDataModule):
         """
         if not hasattr(self, "sources"):
             self.setup("fit")
+        if not hasattr(self, "sources"):
+            raise DataError(
+                f"{type(self).__name__} has no sources; its setup must set self.sources to a "
+                "dict with a Source for each of 'train', 'val' and 'test'"
+            )
         if split not in self.sources:
             raise DataError(f"there is no split {split!r}, but {', '.join(self.sources)}")
         return self.sources[split]

@@ -98,6 +98,11 @@ class Images(ImageDataModule):
         for key, share in (("val_split", val_split), ("test_split", test_split)):
             if not isinstance(share, str) and not 0 < share < 1:
                 raise ValueError(f"Images: {key} must be a name or from 0 to 1, got {share}")
+            if share == train_split != "all":
+                raise ValueError(
+                    f"Images: {key} must not be {share!r}, the images that are trained on "
+                    "(train_split); give another split, or a share from 0 to 1"
+                )
         if resize not in ("crop", "squash"):
             raise ValueError(f"Images: resize must be 'crop' or 'squash', got {resize!r}")
         self.path = os.fsdecode(path)
@@ -144,6 +149,13 @@ class Images(ImageDataModule):
                 sources[split] = self._source(_Part(named[given], None))
             else:
                 count = max(1, round(given * len(train)))
+                if count >= len(order):
+                    raise DataError(
+                        f"{printable(self.path)}: val_split={self.splits['val']!r} and "
+                        f"test_split={self.splits['test']!r} leave nothing to train on of the "
+                        f"{len(train)} images of {self.splits['train']!r}; give smaller "
+                        "shares, or names of splits"
+                    )
                 held_out, order = order[:count], order[count:]
                 sources[split] = self._source(_Part(train, held_out))
         return sources | {"train": self._source(_Part(train, order))}

@@ -1,7 +1,7 @@
 """Labels as whole numbers from 0, with the names of their classes where these are known."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,16 +11,17 @@ from ..io.errors import DataError
 from ..io.names import printable
 
 __all__ = [
-    "LABEL_COLUMNS",
-    "NO_CLASSES",
     "Labels",
+    "first_labels",
     "join_labels",
+    "label_columns",
     "labels_of_column",
     "labels_of_folders",
 ]
 
-LABEL_COLUMNS = ("label", "labels", "fine_label")
-NO_CLASSES = "no column of whole numbers from 0"
+# The likeliest first.
+_LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "coarse_label")
+_LIKE_LABELS = ("label", "class", "target", "categor")
 
 
 class Labels(NamedTuple):
@@ -33,6 +34,54 @@ class Labels(NamedTuple):
 
     values: NDArray[np.int64]
     names: Sequence[str] | None = None
+
+
+def label_columns(columns: Iterable[str]) -> list[str]:
+    """The columns with a name of labels, the likeliest first, whatever its case and spaces.
+
+    Example:
+        >>> label_columns(["image", "Target", " label"])
+        [' label', 'Target']
+    """
+    plain = {column: column.strip().casefold() for column in columns}
+    found = [column for column in plain if plain[column] in _LABEL_COLUMNS]
+    return sorted(found, key=lambda column: _LABEL_COLUMNS.index(plain[column]))
+
+
+def first_labels(
+    likely: Sequence[str],
+    columns: Iterable[str],
+    read: Callable[[str], Labels | None],
+    left_out: dict[str, list[str]],
+    file: str = "",
+) -> Labels | None:
+    """Labels out of the likeliest column that holds some.
+
+    Args:
+        likely: the columns that are read, the likeliest first.
+        columns: all columns of the table.
+        read: the labels in a column, if it holds numbers of classes.
+        left_out: where to put which columns are not read, by the reason.
+        file: the table, if it has a name.
+    """
+    labels = None
+    skipped = []
+    for column in likely:
+        if labels is not None:
+            skipped.append((column, "another column of labels"))
+        elif (labels := read(column)) is None:
+            skipped.append((column, "no column of whole numbers from 0"))
+    if not likely:
+        skipped += [
+            (column, "for labels, name it label")
+            for column in columns
+            if any(word in column.casefold() for word in _LIKE_LABELS)
+        ]
+    for column, reason in skipped:
+        name = f"{column.strip()} of {file}" if file else column
+        if name not in left_out[reason]:
+            left_out[reason].append(name)
+    return labels
 
 
 def labels_of_column(column: Any, names: Sequence[str] | None = None) -> Labels | None:
@@ -61,6 +110,8 @@ def labels_of_column(column: Any, names: Sequence[str] | None = None) -> Labels 
     if pa.types.is_boolean(kind):
         names = ("False", "True")
     elif pa.types.is_floating(kind):
+        if pa.types.is_float16(kind):
+            column = column.cast(pa.float32())  # pyarrow has few functions of halves
         column = pc.if_else(pc.is_nan(column), None, column)
         if not pc.all(pc.equal(pc.trunc(column), column)).as_py():
             return None

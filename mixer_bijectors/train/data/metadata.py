@@ -5,7 +5,7 @@ from typing import Any
 
 from ..io.errors import DataError
 from ..io.names import printable, some
-from .labels import LABEL_COLUMNS, NO_CLASSES, Labels, labels_of_column
+from .labels import Labels, first_labels, label_columns, labels_of_column
 from .tree import Tree
 
 __all__ = ["read_metadata"]
@@ -32,6 +32,10 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
             # Each of the readers has errors of its own.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(f"{printable(path)} cannot be read: {reason}") from error
+        if not len(table):
+            raise DataError(
+                f"{printable(path)} lists no images; list them, or move the file away"
+            )
         files = [c for c in table if str(c) == "file_name" or str(c).endswith("_file_name")]
         if not files:
             raise DataError(
@@ -51,15 +55,17 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
             )
         tables.append(table)
     table = pd.concat(tables, ignore_index=True)
-    labels = None
-    for column in (name for name in LABEL_COLUMNS if name in table and labels is None):
+
+    def read(column: str) -> Labels | None:
         try:
-            array = pa.array(table[column], from_pandas=True)
+            return labels_of_column(pa.array(table[column], from_pandas=True))
         except pa.ArrowException:
-            array = pa.array([""])  # of several kinds
-        labels = labels_of_column(array)
-        if labels is None:
-            tree.left_out[NO_CLASSES].append(f"{column} of {tree.metadata[0]}")
+            return None  # of several kinds
+
+    columns = [column for column in table if isinstance(column, str)]
+    labels = first_labels(
+        label_columns(columns), columns, read, tree.left_out, tree.metadata[0]
+    )
     listed: dict[str, int] = {}
     for row, path in enumerate(table["path"]):
         first = listed.setdefault(path, row)

@@ -13,7 +13,7 @@ from ..io.errors import DataError, ImageError
 from ..io.names import printable, some
 from .decode import open_image
 from .folders import SPLITS
-from .labels import LABEL_COLUMNS, NO_CLASSES, Labels, labels_of_column
+from .labels import Labels, first_labels, label_columns, labels_of_column
 from .tree import Tree
 
 __all__ = ["Rows", "first_line", "load_tables", "split_tables", "unambiguous"]
@@ -65,6 +65,12 @@ def split_tables(tree: Tree) -> dict[str, list[str]]:
             tree.left_out["of no split"] += unknown
         break
     else:
+        # Folders may be parts of one table as well as classes.
+        inner = {os.path.dirname(path) for path in tree.tables} - {""}
+        if len(inner) > 1:
+            tree.left_out["folders of tables are no classes; add a column label"] += sorted(
+                inner
+            )
         splits = {"train": tree.tables}
     return {
         split: [os.path.join(tree.root, path) for path in paths]
@@ -177,24 +183,22 @@ class Rows:
         import datasets
 
         features = rows.features
-        images = _columns(features, datasets.Image, _IMAGE_COLUMNS)
+        named = [name for name in _IMAGE_COLUMNS if name in features]
+        images = _columns(features, datasets.Image, named)
         if not images:
             raise DataError(
                 f"there is no column of images among {', '.join(features)}; it should be of "
                 "the type Image, or be named image"
             )
         image, *left_out["another column of images"] = images
-        self.labels: Labels | None = None
-        for label in _columns(features, datasets.ClassLabel, LABEL_COLUMNS):
-            if self.labels is None:
-                column = rows.select_columns([label]).with_format("arrow")[:][label]
-                names = getattr(features[label], "names", None)
-                self.labels = labels_of_column(column, names)
-                reason = None if self.labels else NO_CLASSES
-            else:
-                reason = "another column of labels"
-            if reason is not None and label not in left_out[reason]:
-                left_out[reason].append(label)
+
+        def read(label: str) -> Labels | None:
+            column = every.select_columns([label]).with_format("arrow")[:][label]
+            return labels_of_column(column, getattr(features[label], "names", None))
+
+        every = rows
+        likely = _columns(features, datasets.ClassLabel, label_columns(features))
+        self.labels: Labels | None = first_labels(likely, features, read, left_out)
         rows = rows.select_columns([image])
         if isinstance(features[image], datasets.Image):
             # Decoded by us, so that an error can name its image.
@@ -224,10 +228,10 @@ class Rows:
 
 
 def _columns(features: Any, kind: type, names: Sequence[str]) -> list[str]:
-    """The columns of a kind, or of one of the names; the first is the likeliest."""
+    """The columns of a kind, and those of the names; the first is the likeliest."""
     typed = [name for name, feature in features.items() if isinstance(feature, kind)]
-    named = [name for name in names if name in features]
-    return sorted(typed, key=lambda name: name not in named) or named
+    order = list(dict.fromkeys([*names, *typed]))
+    return sorted(order, key=lambda name: name not in typed)
 
 
 def first_line(error: BaseException) -> str:
