@@ -2,6 +2,7 @@
 
 from . import _former_names, images, nets, presets
 from .bijection import Bijection
+from .bridges import orientation
 from .bridges.nflows import from_nflows, to_nflows, to_torch_transform
 from .flow import Chain
 from .layers.actnorm import ActNorm
@@ -24,6 +25,7 @@ from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic
 __version__ = "0.1.0"
 
 _former_names.install()
+orientation.watch()
 
 __all__ = [
     "ActNorm",

@@ -1,6 +1,7 @@
 """What a layer says when it is handed the wrong thing."""
 
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ __all__ = [
     "check_precision",
     "check_univariate",
     "format_shape",
+    "imported_class",
     "is_concrete",
     "is_readable",
     "is_traced",
@@ -150,6 +152,11 @@ def check_builder(layer: str, name: str, build: object) -> None:
             f"{layer}: {name} must build a module from its sizes, got a "
             f"{type(build).__name__} that is built already; pass a class or a function"
         )
+
+
+def imported_class(module: str, name: str) -> Any:
+    """A class for isinstance, without an import: () where nobody has imported its module."""
+    return getattr(sys.modules.get(module), name, ())
 
 
 def is_traced() -> bool:
