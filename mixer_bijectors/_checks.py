@@ -14,6 +14,7 @@ __all__ = [
     "check_precision",
     "check_univariate",
     "format_shape",
+    "has_values",
     "imported_class",
     "is_concrete",
     "is_readable",
@@ -177,9 +178,16 @@ def is_concrete(x: Tensor) -> bool:
     )
 
 
-def is_readable(x: Tensor) -> bool:
-    """Whether the values of `x` can be looked at without a wait or a break in a graph."""
-    if not is_concrete(x) or x.device.type != "cpu" or torch.jit._trace.is_tracing():
+def has_values(x: Tensor) -> bool:
+    """Whether the values of `x` can be looked at without breaking a graph."""
+    if not is_concrete(x) or torch.jit._trace.is_tracing():
+        return False
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
         return False
     # Fake tensors have no values, nor has what a mode such as theirs makes of ordinary ones.
     return type(x) in (Tensor, nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether the values of `x` can be looked at without a host synchronisation, too."""
+    return has_values(x) and x.device.type == "cpu"
