@@ -1,5 +1,6 @@
 """The sequential direction of autoregressive layers: all features at once, or in one pass."""
 
+import re
 import warnings
 from functools import partial
 from typing import Any
@@ -48,6 +49,7 @@ class _Parallel(nn.Module):
         # Checkpoints are those of the layer, to go by before and after.
         self.register_state_dict_post_hook(_save_as_the_layer)
         self.register_load_state_dict_pre_hook(_load_as_the_layer)
+        self.register_load_state_dict_post_hook(_report_as_the_layer)
 
     def __getattr__(self, name: str) -> Any:
         """What the layer has: its net, its sizes."""
@@ -303,11 +305,23 @@ def _save_as_the_layer(module: nn.Module, state: dict[str, Any], prefix: str, *_
         versions[f"{prefix}{f'{key}.'.removeprefix(inner)}"[:-1]] = versions[key]
 
 
-def _load_as_the_layer(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _load_as_the_layer(
+    module: nn.Module, state: dict[str, Any], prefix: str, *arguments: Any
+) -> None:
+    # The hook that reports is not told the prefix, and gets no messages.
+    module.__dict__["_loading"] = prefix, arguments[-1]
     # Names that named_parameters() gives are right already.
     inner = f"{prefix}flow."
     for key in [key for key in state if key.startswith(prefix) and not key.startswith(inner)]:
         state[inner + key.removeprefix(prefix)] = state.pop(key)
+
+
+def _report_as_the_layer(module: nn.Module, keys: Any) -> None:
+    prefix, messages = module.__dict__.pop("_loading")
+    inner = f"{prefix}flow."
+    for names in (keys.missing_keys, keys.unexpected_keys):
+        names[:] = [re.sub(f"^{re.escape(inner)}", prefix, name) for name in names]
+    messages[:] = [re.sub(rf"\b{re.escape(inner)}", prefix, text) for text in messages]
 
 
 def _outweighs_calls(layer: nn.Module, y: Tensor) -> bool:
