@@ -1,5 +1,9 @@
 """Bijections that normflows and nflows lack: MixerFlow and the layers it is made of."""
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from . import _former_names, images, nets, presets
 from .bijection import Bijection
 from .bridges import orientation
@@ -26,6 +30,18 @@ __version__ = "0.1.0"
 
 _former_names.install()
 orientation.watch()
+
+
+if TYPE_CHECKING:
+    from . import train as train
+else:
+
+    def __getattr__(name: str) -> ModuleType:
+        """Import `train` when it is first asked for, since it needs an extra and is slow."""
+        if name == "train":
+            return importlib.import_module(".train", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "ActNorm",
