@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from typing import get_type_hints
 
 import nflows.transforms as nt
 import normflows as nf
@@ -470,6 +471,11 @@ def test_warns_wherever_nothing_is_wrapped(make):
     model = make()
     with pytest.warns(UserWarning, match=f"{type(model).__name__} holds no layer to wrap"):
         assert mb.accelerate_sampling(model) is model
+
+
+def test_type_checkers_see_the_type_of_the_model():
+    hints = get_type_hints(mb.accelerate_sampling)
+    assert hints["return"] is hints["model"]
 
 
 def test_what_is_no_module_is_refused():

@@ -3,7 +3,7 @@
 import re
 import warnings
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from nflows.transforms import Transform as NflowsTransform
@@ -215,7 +215,10 @@ class ParallelInverse(_Parallel, Flow):
         return context_features(self.flow)
 
 
-def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def accelerate_sampling(model: _Module, **options: Any) -> _Module:
     """Wrap each autoregressive layer in a model of normflows or nflows in `ParallelInverse`.
 
     In place; state_dicts from before and after load into either. Where the density direction
@@ -261,7 +264,8 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
                 setattr(module, name, new)
         return module
 
-    model = visit(model)
+    # A layer that is wrapped has the methods of its type.
+    accelerated: Any = visit(model)
     if not wrapped:
         warnings.warn(
             f"accelerate_sampling: {type(model).__name__} holds no layer to wrap, which is one "
@@ -269,7 +273,7 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
             "is, and TransformerAutoregressive samples in parallel by itself)",
             stacklevel=2,
         )
-    return model
+    return accelerated
 
 
 def _step(
