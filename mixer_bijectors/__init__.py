@@ -1,7 +1,12 @@
 """Bijections that normflows and nflows lack: MixerFlow and the layers it is made of."""
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from . import _former_names, images, nets, presets
 from .bijection import Bijection
+from .bridges import orientation
 from .bridges.nflows import from_nflows, to_nflows, to_torch_transform
 from .flow import Chain
 from .layers.actnorm import ActNorm
@@ -24,6 +29,19 @@ from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic
 __version__ = "0.1.0"
 
 _former_names.install()
+orientation.watch()
+
+
+if TYPE_CHECKING:
+    from . import train as train
+else:
+
+    def __getattr__(name: str) -> ModuleType:
+        """Import `train` when it is first asked for, since it needs an extra and is slow."""
+        if name == "train":
+            return importlib.import_module(".train", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "ActNorm",

@@ -1,6 +1,7 @@
 """What a layer says when it is handed the wrong thing."""
 
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ __all__ = [
     "check_precision",
     "check_univariate",
     "format_shape",
+    "has_values",
+    "imported_class",
     "is_concrete",
     "is_readable",
     "is_traced",
@@ -152,6 +155,11 @@ def check_builder(layer: str, name: str, build: object) -> None:
         )
 
 
+def imported_class(module: str, name: str) -> Any:
+    """A class for isinstance, without an import: () where nobody has imported its module."""
+    return getattr(sys.modules.get(module), name, ())
+
+
 def is_traced() -> bool:
     """Whether what runs is recorded, to run again on other values."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
@@ -170,9 +178,16 @@ def is_concrete(x: Tensor) -> bool:
     )
 
 
-def is_readable(x: Tensor) -> bool:
-    """Whether the values of `x` can be looked at without a wait or a break in a graph."""
-    if not is_concrete(x) or x.device.type != "cpu" or torch.jit._trace.is_tracing():
+def has_values(x: Tensor) -> bool:
+    """Whether the values of `x` can be looked at without breaking a graph."""
+    if not is_concrete(x) or torch.jit._trace.is_tracing():
+        return False
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
         return False
     # Fake tensors have no values, nor has what a mode such as theirs makes of ordinary ones.
     return type(x) in (Tensor, nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether the values of `x` can be looked at without a host synchronisation, too."""
+    return has_values(x) and x.device.type == "cpu"

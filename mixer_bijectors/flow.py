@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from normflows.flows import Flow
 from torch import Tensor, nn
 
+from ._checks import imported_class
 from ._graphs import constant_in_graphs
 from .bijection import Bijection, Shape, complete_log_det
 from .layers.alternation import warn_unless_alternating
@@ -80,8 +80,7 @@ def event_shapes(flow: nn.Module) -> tuple[Shape | None, Shape | None]:
 def check_flow(name: str, flow: object) -> None:
     """Refuse what is not a flow, above all what runs in the other direction."""
     flow = getattr(flow, "_orig_mod", flow)
-    nflows = sys.modules.get("nflows.transforms.base")
-    if nflows is not None and isinstance(flow, nflows.Transform):
+    if isinstance(flow, imported_class("nflows.transforms.base", "Transform")):
         raise TypeError(
             f"{name}: {type(flow).__name__} is a transform of nflows, which runs from data to "
             "latent; wrap it in from_nflows(transform)"

@@ -1,5 +1,7 @@
 """Bases of image models: their classes, their temperature, and the shapes that they give."""
 
+import re
+
 import normflows as nf
 import pytest
 import torch
@@ -167,9 +169,13 @@ class Elements(nf.distributions.BaseDistribution):
         return torch.distributions.Normal(0.0, 1.0).log_prob(z)
 
 
+class Vectors(distributions.UniformGaussian):
+    """A user's subclass, of whose events nothing is known."""
+
+
 WRONG = {
-    ("vectors", 1): lambda: distributions.UniformGaussian(4, [0]),
-    ("vectors", 12): lambda: distributions.UniformGaussian(4, [0]),
+    ("vectors", 1): lambda: Vectors(4, [0]),
+    ("vectors", 12): lambda: Vectors(4, [0]),
     ("elements", 12): Elements,
     ("elements", 5): Elements,
 }
@@ -196,6 +202,52 @@ def test_log_densities_of_parts_are_refused(name, batch):
     for flow in (model, tar, hybrid):
         with pytest.raises(ValueError, match=r"gave (latents|log-densities) of shape"):
             flow.sample(batch)
+
+
+OTHERS = {
+    "got GaussianMixture of shape (48,)": lambda: distributions.GaussianMixture(3, 48),
+    "got GaussianMixture of shape (4,)": lambda: distributions.GaussianMixture(3, 4),
+    "got GaussianPCA of shape (48,)": lambda: distributions.GaussianPCA(48, 2),
+    "got UniformGaussian of shape (12,)": lambda: distributions.UniformGaussian(12, [0]),
+    "got Uniform of shape (48,)": lambda: distributions.base.Uniform(48),
+    "got TwoMoons of shape (2,)": distributions.TwoMoons,
+    "got RingMixture of shape (2,)": distributions.RingMixture,
+    "got CircularGaussianMixture of shape": distributions.CircularGaussianMixture,
+    "got Smiley of shape (2,)": lambda: distributions.Smiley(1.0),
+    "the latents, got Dirac": distributions.Dirac,
+    "the latents, got NNDiagGaussian": lambda: distributions.NNDiagGaussian(nn.Identity()),
+    "the latents, got DiagGaussianProposal": lambda: distributions.DiagGaussianProposal(
+        EVENT, 0.1
+    ),
+    "the latents, got NormalizingFlow": lambda: nf.NormalizingFlow(Elements(), []),
+    "the latents, got DiagGaussian": lambda: distributions.DiagGaussian,
+    "the latents, got str": lambda: "DiagGaussian",
+    "ConditionalDiagGaussian is for some classes": (
+        distributions.target.ConditionalDiagGaussian
+    ),
+}
+
+
+@pytest.mark.parametrize("message", OTHERS)
+def test_what_is_no_distribution_of_the_latents_is_refused(message):
+    base = OTHERS[message]()
+    with pytest.raises((TypeError, ValueError), match=f"^MixerFlow: .*{re.escape(message)}"):
+        mb.MixerFlow((1, 6, 8), 2, 1, hidden_features=8, shift_every=0, base=base)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        distributions.LinearInterpolation(*[distributions.DiagGaussian(EVENT)] * 2, 0.5),
+        type("Mine", (distributions.Target,), {"log_prob": lambda self, z: z.sum((1, 2))})(),
+        torch.distributions.Normal(torch.zeros(EVENT), 1.0),
+    ],
+    ids=lambda base: type(base).__name__,
+)
+def test_what_only_has_a_density_cannot_be_sampled(base):
+    model = mb.MixerFlow((1, 6, 8), 2, 1, hidden_features=8, shift_every=0, base=base)
+    with pytest.raises(TypeError, match="cannot be called for samples"):
+        model.sample(2)
 
 
 def test_a_base_that_is_put_in_later_is_checked_too():

@@ -146,9 +146,9 @@ ERRORS = {
         "CausalTransformer: built with context_features=2 but called without context",
     ),
     "a base of vectors": (
-        lambda: tiny(base=nf.distributions.GaussianMixture(2, 48)).sample(2),
+        lambda: tiny(base=nf.distributions.GaussianMixture(2, 48)),
         ValueError,
-        "MixerFlow: GaussianMixture gave latents of shape (2, 48), expected (2, 4, 12)",
+        "(num_patches, features), got GaussianMixture of shape (48,); take one such as",
     ),
     "a base of torch": (
         lambda: tiny(base=torch.distributions.Normal(0.0, 1.0)).sample(2),
@@ -382,7 +382,7 @@ ERRORS = {
         lambda: tiny(base=nf.distributions.DiagGaussian(48)),
         ValueError,
         "MixerFlow: the base must have the shape (4, 12) of the latents, (num_patches, "
-        "features), got (48,)",
+        "features), got DiagGaussian of shape (48,)",
     ),
     "a flow instead of its builder": (
         lambda: tiny(channel_flow=mb.Coupling(12)),

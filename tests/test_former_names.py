@@ -1,6 +1,8 @@
 """Import paths from before the modules lay in folders."""
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 
@@ -37,3 +39,28 @@ def test_a_former_name_is_told_once():
 def test_no_other_name_is_found():
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("mixer_bijectors.nothing")
+
+
+def test_train_is_imported_when_it_is_asked_for():
+    program = """
+import sys
+import mixer_bijectors as mb
+assert "lightning" not in sys.modules and not hasattr(mb, "nothing")
+assert callable(mb.train.load) and "lightning" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_train_names_the_extra_that_it_needs():
+    program = """
+import sys
+import mixer_bijectors as mb
+sys.modules["lightning"] = None
+try:
+    mb.train
+except ImportError as error:
+    assert "mixer_bijectors[train]" in str(error), error
+else:
+    raise SystemExit("it was imported")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -224,6 +224,27 @@ class TestBackwards:
             place(transform)
         place(mb.from_nflows(transform))
 
+    @pytest.mark.parametrize(
+        "copied",
+        [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+        ids=["copy", "deepcopy", "pickle"],
+    )
+    def test_lists_of_copies_are_watched(self, copied):
+        composite = nt.CompositeTransform([nt.ReversePermutation(6)])
+        multiscale = nt.MultiscaleCompositeTransform(1)
+        model = nf.NormalizingFlow(nf.distributions.DiagGaussian(6), [mb.LULinear(6)])
+        averaged = torch.optim.swa_utils.AveragedModel(composite).module
+        layer, transform = mb.Coupling(6), nt.LULinear(6)
+        for place in (
+            lambda: copied(composite)._transforms.append(layer),
+            lambda: copied(averaged)._transforms.extend([layer]),
+            lambda: copied(composite)._transforms.__setitem__(0, layer),
+            lambda: copied(copied(multiscale)).add_transform(layer, (6,)),
+            lambda: copied(model).flows.append(transform),
+        ):
+            with pytest.raises(TypeError, match=r"would run (Coupling|LULinear) backwards"):
+                place()
+
     def test_who_has_a_method_of_its_own_may_hold_what_it_likes(self):
         class Mine(nt.Transform):
             def __init__(self, flow):

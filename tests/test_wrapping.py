@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from typing import get_type_hints
 
 import nflows.transforms as nt
 import normflows as nf
@@ -324,6 +325,32 @@ class TestAsAModule:
             assert not other.load_state_dict(given, strict=False).unexpected_keys
             assert_close(other(*inputs), want, atol=1e-5, rtol=1e-5)
 
+    @pytest.mark.parametrize("prefix", ["", "0.", "flow."])
+    def test_keys_that_do_not_fit_are_told_by_the_names_of_the_layer(self, layer, prefix):
+        if prefix:
+            model = nn.Module()
+            model.add_module(prefix[:-1], nn.Sequential(nn.Linear(2, 2), layer))
+            prefix += "1."
+        else:
+            model = layer
+        state = model.state_dict()
+        del state[f"{prefix}net.final_layer.weight"]
+        state |= {f"{prefix}nothing": torch.zeros(2), f"{prefix}net.flow.x": torch.zeros(2)}
+        want = model.load_state_dict(state, strict=False)
+        assert len(want.missing_keys) == 1 and len(want.unexpected_keys) == 2
+        fast = mb.accelerate_sampling(model)
+        got = fast.load_state_dict(state, strict=False)
+        assert sorted(got.unexpected_keys) == sorted(want.unexpected_keys)
+        assert got.missing_keys == want.missing_keys
+        state[f"{prefix}net.final_layer.bias"] = torch.zeros(2)
+        with pytest.raises(RuntimeError, match="size mismatch for") as error:
+            fast.load_state_dict(state)
+        assert f'"{prefix}net.final_layer.weight"' in str(error.value)
+        assert f"mismatch for {prefix}net.final_layer.bias:" in str(error.value)
+        assert "flow" not in str(error.value).replace(f"{prefix}net.flow.x", "").replace(
+            prefix, ""
+        )
+
     def test_averages(self, layer, inputs):
         fast = mb.Chain([mb.ParallelInverse(layer)])
         averaged = torch.optim.swa_utils.AveragedModel(fast, use_buffers=True)
@@ -444,6 +471,11 @@ def test_warns_wherever_nothing_is_wrapped(make):
     model = make()
     with pytest.warns(UserWarning, match=f"{type(model).__name__} holds no layer to wrap"):
         assert mb.accelerate_sampling(model) is model
+
+
+def test_type_checkers_see_the_type_of_the_model():
+    hints = get_type_hints(mb.accelerate_sampling)
+    assert hints["return"] is hints["model"]
 
 
 def test_what_is_no_module_is_refused():

@@ -2,16 +2,12 @@
 
 from nflows.transforms import Transform as NflowsTransform
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_module_registration_hook
 
 from .._checks import check_context
 from ..flow import Flow, apply_flow, context_features
-from .orientation import check_child
 from .torch_transform import FlowTransform
 
 __all__ = ["from_nflows", "to_nflows", "to_torch_transform"]
-
-register_module_module_registration_hook(check_child)
 
 
 def to_nflows(flow: Flow) -> NflowsTransform:

@@ -5,32 +5,27 @@ A flow of normflows maps latents to data in `forward`, a transform of nflows dat
 Both have the same two methods, so that either library runs what the other made without a word.
 """
 
-from typing import NamedTuple
-from weakref import WeakKeyDictionary
-
-from nflows.transforms import Transform
 from normflows.flows import Flow
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
+from .._checks import imported_class
 from ..layers.alternation import warn_unless_alternating
 
-__all__ = ["Owner", "check_child"]
+__all__ = ["check_child", "watch"]
+
+# What lies in the __dict__ of a list that a model of either library holds, since children may
+# be added to it later: the name of the model's class and the library. So copies, also those by
+# pickle, are watched as well.
+_OWNER = "_mixer_bijectors_owner"
 
 
-class Owner(NamedTuple):
-    """A module that runs its children as one of the two libraries does."""
-
-    name: str
-    package: str
-    refused: type[nn.Module]
-    adapter: str
+def watch() -> None:
+    """From now on, check every child that a module gets."""
+    register_module_module_registration_hook(check_child)
 
 
-# Lists that grow later, as that of nflows' MultiscaleCompositeTransform, and whose they are.
-_lists: "WeakKeyDictionary[nn.Module, Owner]" = WeakKeyDictionary()
-
-
-def check_child(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+def check_child(module: nn.Module, name: str, child: nn.Module | None) -> None:
     """Called by torch whenever a module gets a child.
 
     Warns of couplings that never alternate in the models of either library.
@@ -38,40 +33,37 @@ def check_child(module: nn.Module, name: str, submodule: nn.Module | None) -> No
     Raises:
         TypeError: the module runs its children one way, the child runs the other.
     """
-    if type(submodule).__name__ == "OptimizedModule":  # of torch.compile
-        submodule = getattr(submodule, "_orig_mod", submodule)
-    if not isinstance(submodule, (Flow, Transform, nn.ModuleList)):
+    child = getattr(child, "_orig_mod", child)  # that of a compiled module
+    transform = imported_class("nflows.transforms.base", "Transform")
+    if not isinstance(child, (Flow, transform, nn.ModuleList)):
         return
-    owner = _lists.get(module) if isinstance(module, nn.ModuleList) else _owner(module)
+    listed = isinstance(module, nn.ModuleList)
+    owner = vars(module).get(_OWNER) if listed else _owner(type(module))
     if owner is None:
         return
-    if not isinstance(submodule, nn.ModuleList):
-        if isinstance(submodule, owner.refused):
-            raise TypeError(
-                f"{owner.name} of {owner.package} would run {type(submodule).__name__} "
-                f"backwards; wrap it in mixer_bijectors.{owner.adapter}"
-            )
+    if isinstance(child, nn.ModuleList):
+        vars(child)[_OWNER] = owner
+        for child_name, grandchild in child.named_children():
+            check_child(child, child_name, grandchild)
+        # Said of the line that builds the owner, which assigns to an attribute in its __init__.
+        warn_unless_alternating([child], name=owner[0], stacklevel=4)
         return
-    _lists[submodule] = owner
-    for child_name, child in submodule.named_children():
-        check_child(submodule, child_name, child)
-    # Said of the line that builds the owner, which assigns to an attribute in its __init__.
-    warn_unless_alternating([submodule], name=owner.name, stacklevel=4)
+    of_nflows = owner[1] == "nflows"
+    if isinstance(child, Flow if of_nflows else transform):
+        raise TypeError(
+            f"{owner[0]} of {owner[1]} would run {type(child).__name__} backwards; wrap it in "
+            f"mixer_bijectors.{'to_nflows' if of_nflows else 'from_nflows'}"
+        )
 
 
-def _owner(module: nn.Module) -> Owner | None:
-    kind = type(module)
-    package = ""
+def _owner(kind: type[nn.Module]) -> tuple[str, str] | None:
+    """The name of a class and the library by whose methods it runs its children, if any."""
     for base in kind.__mro__:
         package = base.__module__.partition(".")[0]
         if package in ("nflows", "normflows"):
-            break
+            return kind.__name__, package
         # A class with methods of its own, as the adapters have, may run its children as it
         # likes.
         if any(callable(value) for name, value in vars(base).items() if name != "__init__"):
             return None
-    if package == "nflows":
-        return Owner(kind.__name__, package, Flow, "to_nflows")
-    if package == "normflows":
-        return Owner(kind.__name__, package, Transform, "from_nflows")
     return None

@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor, distributed, nn
 
-from .._checks import is_readable
+from .._checks import has_values
 from ..bijection import Bijection
 
 __all__ = ["ActNorm"]
@@ -56,7 +56,7 @@ class ActNorm(Bijection):
         self.shift = nn.Parameter(torch.zeros(features))
         # 0 or 1, as a number that can be averaged.
         self.register_buffer("initialized", torch.tensor(0.0))
-        # Mirrors the buffer, so that no forward pass has to wait for the device to read it.
+        # Mirrors the buffer, so that no forward pass has to read it from the device.
         self._initialized = False
         self.warns = True
         self.register_load_state_dict_post_hook(_mirror)
@@ -85,16 +85,13 @@ class ActNorm(Bijection):
         return not self._initialized
 
     def _warn_of_identity(self) -> None:
-        """Warn once where evaluation comes first; buffers of other devices are not read."""
+        """Warn once where evaluation comes first, after one look at the parameters."""
         tensors = (self.initialized, self.log_scale, self.shift)
-        on_cpu = self.initialized.device.type == "cpu"
-        if torch.compiler.is_compiling() or not self.warns or self.initialized.is_meta:
-            return
-        if on_cpu and not all(map(is_readable, tensors)):
+        if not (self.warns and all(map(has_values, tensors))):
             return
         self.warns = False
-        if on_cpu and any(bool(tensor.any()) for tensor in tensors):
-            return  # Something else than a first batch has set them.
+        if bool(torch.stack([tensor.any() for tensor in tensors]).any()):
+            return  # They may come from elsewhere, as those of an average of models do.
         warnings.warn(
             "ActNorm: used in evaluation mode before its first batch in training mode, so it "
             "is the identity; train it first, or load parameters that were trained",

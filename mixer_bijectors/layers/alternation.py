@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from normflows.flows import Composite, Reverse
 from torch import nn
 
+from .._checks import imported_class
+
 __all__ = ["warn_unless_alternating"]
 
 
@@ -42,12 +44,12 @@ def warn_unless_alternating(flows: Iterable[nn.Module], *, name: str, stacklevel
 
 
 def _flatten(flows: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    from ..bridges.nflows import _FlowAsTransform
     from ..flow import Chain
 
+    adapter = imported_class("mixer_bijectors.bridges.nflows", "_FlowAsTransform")
     for flow in flows:
         flow = getattr(flow, "_orig_mod", flow)  # that of a compiled module
-        if isinstance(flow, (nn.ModuleList, Chain, Composite, Reverse, _FlowAsTransform)):
+        if isinstance(flow, (nn.ModuleList, Chain, Composite, Reverse, adapter)):
             yield from _flatten(filter(None, flow._modules.values()))
         else:
             yield flow

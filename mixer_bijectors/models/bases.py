@@ -17,6 +17,25 @@ from .._graphs import constant_in_graphs
 
 __all__ = ["Base", "class_weights", "reads_classes"]
 
+# These give samples or densities of something else than one event.
+_NO_BASES = (
+    type,
+    nf.distributions.BaseEncoder,
+    nf.distributions.BaseDecoder,
+    nf.distributions.MHProposal,
+    nf.NormalizingFlow,
+    nf.MultiscaleFlow,
+)
+_CONDITIONAL = (
+    nf.distributions.base.ConditionalDiagGaussian,
+    nf.distributions.target.ConditionalDiagGaussian,
+)
+# Densities of the plane, which do not say so.
+_PLANAR = (
+    nf.distributions.CircularGaussianMixture,
+    nf.distributions.ImagePrior,
+    nf.distributions.PriorDistribution,
+)
 # These take rows of weights in place of labels, and so they know the null class.
 _READ_WEIGHTS = (
     nf.distributions.ClassCondDiagGaussian,
@@ -39,7 +58,7 @@ def reads_classes(base: Any) -> bool:
     arguments of its `log_prob`.
     """
     base = getattr(base, "_orig_mod", base)  # which a compiled module wraps
-    if isinstance(base, nf.distributions.base.ConditionalDiagGaussian):
+    if isinstance(base, _CONDITIONAL):
         return True
     names = ("num_classes", "context_features")
     if any(hasattr(base, name) for name in names):
@@ -66,12 +85,18 @@ class Base:
     def check(self) -> None:
         """Refuse a base of other events or of other classes than the model's."""
         base = self.distribution
-        shape: Any = getattr(base, "shape", self.event)
-        shape = (shape,) if isinstance(shape, int) else shape
-        if self.event is not None and tuple(shape) != self.event:
+        if isinstance(base, _NO_BASES) or not hasattr(base, "log_prob"):
+            kind = base if isinstance(base, type) else type(base)
+            raise TypeError(
+                f"{self.model}: the base must be a distribution of the latents, got "
+                f"{kind.__name__}; take one such as normflows.distributions.DiagGaussian(shape)"
+            )
+        shape = _event_shape(base)
+        if self.event is not None and shape not in (None, self.event):
             raise ValueError(
                 f"{self.model}: the base must have the shape {self.event} of the latents, "
-                f"(num_patches, features), got {tuple(shape)}"
+                f"(num_patches, features), got {type(base).__name__} of shape {shape}; take "
+                "one such as normflows.distributions.DiagGaussian(shape)"
             )
         classes = getattr(base, "num_classes", None)
         if (classes and classes != self.num_classes) or (
@@ -102,7 +127,9 @@ class Base:
         self.check()
         if not 0 < temperature < math.inf:
             raise ValueError(f"{self.model}: temperature must be positive, got {temperature}")
-        if not callable(self.distribution):
+        # A target of normflows is a module that inherits the forward which raises.
+        forward = getattr(type(self.distribution), "forward", None)
+        if not callable(self.distribution) or forward is nn.Module.forward:
             raise TypeError(
                 f"{self.model}: {type(self.distribution).__name__} cannot be called for "
                 "samples; take a distribution of normflows, whose forward(num_samples) returns "
@@ -191,6 +218,16 @@ class Base:
             generator.set_state(random.get_rng_state(*where))
         finally:
             random.set_rng_state(before, *where)
+
+
+def _event_shape(base: Any) -> tuple[int, ...] | None:
+    """The shape of an event of a distribution, where it is known."""
+    shape: Any = (2,) if isinstance(base, _PLANAR) else getattr(base, "shape", None)
+    if shape is None and type(base).__module__.startswith("normflows."):
+        # Distributions of vectors have a number of dimensions in place of a shape.
+        names = ("dim", "ndim", "n_dims")
+        shape = next((getattr(base, name) for name in names if hasattr(base, name)), None)
+    return (shape,) if isinstance(shape, int) else None if shape is None else tuple(shape)
 
 
 def _without_null(result: Tensor, given: dict[str, Tensor], labels: Tensor | None) -> Tensor:

@@ -1,8 +1,9 @@
 """The sequential direction of autoregressive layers: all features at once, or in one pass."""
 
+import re
 import warnings
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from nflows.transforms import Transform as NflowsTransform
@@ -48,6 +49,7 @@ class _Parallel(nn.Module):
         # Checkpoints are those of the layer, to go by before and after.
         self.register_state_dict_post_hook(_save_as_the_layer)
         self.register_load_state_dict_pre_hook(_load_as_the_layer)
+        self.register_load_state_dict_post_hook(_report_as_the_layer)
 
     def __getattr__(self, name: str) -> Any:
         """What the layer has: its net, its sizes."""
@@ -213,7 +215,10 @@ class ParallelInverse(_Parallel, Flow):
         return context_features(self.flow)
 
 
-def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def accelerate_sampling(model: _Module, **options: Any) -> _Module:
     """Wrap each autoregressive layer in a model of normflows or nflows in `ParallelInverse`.
 
     In place; state_dicts from before and after load into either. Where the density direction
@@ -259,7 +264,8 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
                 setattr(module, name, new)
         return module
 
-    model = visit(model)
+    # A layer that is wrapped has the methods of its type.
+    accelerated: Any = visit(model)
     if not wrapped:
         warnings.warn(
             f"accelerate_sampling: {type(model).__name__} holds no layer to wrap, which is one "
@@ -267,7 +273,7 @@ def accelerate_sampling(model: nn.Module, **options: Any) -> nn.Module:
             "is, and TransformerAutoregressive samples in parallel by itself)",
             stacklevel=2,
         )
-    return model
+    return accelerated
 
 
 def _step(
@@ -303,11 +309,23 @@ def _save_as_the_layer(module: nn.Module, state: dict[str, Any], prefix: str, *_
         versions[f"{prefix}{f'{key}.'.removeprefix(inner)}"[:-1]] = versions[key]
 
 
-def _load_as_the_layer(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _load_as_the_layer(
+    module: nn.Module, state: dict[str, Any], prefix: str, *arguments: Any
+) -> None:
+    # The hook that reports is not told the prefix, and gets no messages.
+    module.__dict__["_loading"] = prefix, arguments[-1]
     # Names that named_parameters() gives are right already.
     inner = f"{prefix}flow."
     for key in [key for key in state if key.startswith(prefix) and not key.startswith(inner)]:
         state[inner + key.removeprefix(prefix)] = state.pop(key)
+
+
+def _report_as_the_layer(module: nn.Module, keys: Any) -> None:
+    prefix, messages = module.__dict__.pop("_loading")
+    inner = f"{prefix}flow."
+    for names in (keys.missing_keys, keys.unexpected_keys):
+        names[:] = [re.sub(f"^{re.escape(inner)}", prefix, name) for name in names]
+    messages[:] = [re.sub(rf"\b{re.escape(inner)}", prefix, text) for text in messages]
 
 
 def _outweighs_calls(layer: nn.Module, y: Tensor) -> bool:
