@@ -184,6 +184,20 @@ def test_what_differs_from_the_run_of_the_checkpoint_is_told(tmp_path, capsys):
     assert "in the run of the checkpoint" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("subcommand", ["fit", "test", "validate"])
+def test_weights_alone_are_no_checkpoint_of_fit(subcommand, run, tmp_path):
+    path = tmp_path / "weights.ckpt"
+    weights = load_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+    torch.save({"state_dict": weights}, path)
+    root = ("--trainer.default_root_dir", tmp_path)
+    told = call(
+        *(subcommand, *QUIET, "--config", run / "config.yaml", *root, "--ckpt_path", path),
+        fails=True,
+    )
+    assert f"{path} is no checkpoint of fit, as it holds no pytorch-lightning_version" in told
+    assert "\n" not in told
+
+
 def test_the_first_validation_leaves_a_last_checkpoint(tmp_path):
     """So that no run has its best checkpoint and none to go on from."""
     best = ["--trainer.callbacks.monitor", "val/bits_per_dim"]
