@@ -144,6 +144,31 @@ def test_a_run_without_a_last_checkpoint_is_no_new_run(tmp_path):
     assert step_of(tmp_path, 1) == 3
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["lightning_logs/version_0/checkpoints/last.ckpt", "last.ckpt", "checkpoints/best.ckpt"],
+)
+def test_checkpoints_in_other_places_are_no_reason_to_start_anew(place, tmp_path):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({}, path)
+    told = fit(tmp_path, 1, "--ckpt_path", "last", fails=True)
+    assert f"there is {path}; name it to go on from it, --ckpt_path {path}, or start" in told
+    assert not (tmp_path / "version_0").exists()
+
+
+def test_a_damaged_last_checkpoint_is_told_with_another(tmp_path):
+    folder = tmp_path / "version_0" / "checkpoints"
+    folder.mkdir(parents=True)
+    last, best = folder / "last.ckpt", folder / "best.ckpt"
+    last.write_bytes(b"")
+    told = f"mixer-bijectors: {last} is damaged, or no checkpoint"
+    assert fit(tmp_path, 1, "--ckpt_path", "last", fails=True) == told
+    torch.save({}, best)
+    told += f"; name another, --ckpt_path {best}"
+    assert fit(tmp_path, 1, "--ckpt_path", "last", fails=True) == told
+
+
 def test_a_run_that_is_over_says_so(tmp_path, capsys):
     for steps in (2, 1):
         fit(tmp_path, steps, "--ckpt_path", "last")

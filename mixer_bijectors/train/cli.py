@@ -22,13 +22,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from .. import __version__
-from .arguments import TASKS, arranged, need_file
+from .arguments import TASKS, arranged, last_in, need_file
 from .callbacks.guard import Guard
 from .density_estimation import DensityEstimation
-from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint, newest_first
+from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint
 from .io.configurations import configuration_of
 from .io.csv_log import ResumableCSVLogger
-from .io.errors import RunError
 from .io.files import make_folder
 from .io.reasons import reason_of
 from .tasks.flow_trainer import FlowTrainer
@@ -107,17 +106,10 @@ class FlowCLI(LightningCLI):
             return path
         # A logger of the user's may have its own folders.
         runs = "version_*" if options.trainer.logger is None else "**"
-        found = newest_first(root, f"{runs}/checkpoints")
-        if not found:
+        last = last_in(root, runs)
+        if last is None:
             _print_once(f"there is no checkpoint in {root}: the run starts anew")
-            return None
-        last = [path for path in found if path.name.startswith("last")]
-        if found[0].parent not in {path.parent for path in last}:
-            raise RunError(
-                f"{found[0].parent} has no last.ckpt to go on from; name another checkpoint, "
-                f"--ckpt_path {found[0]}, or start a new run without --ckpt_path"
-            )
-        return str(last[0])
+        return last
 
     def _version(self, root: Path, checkpoint: str | None) -> int:
         """The number of the run, new or to go on with."""
