@@ -169,6 +169,26 @@ def test_a_damaged_last_checkpoint_is_told_with_another(tmp_path):
     assert fit(tmp_path, 1, "--ckpt_path", "last", fails=True) == told
 
 
+@pytest.mark.parametrize("literal", [False, True])
+def test_the_home_folder_is_found(literal, tmp_path, monkeypatch):
+    """Unless a folder has that very name, as a shell that does not expand `~` may leave."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(here)
+    if literal:
+        (here / "~" / "runs").mkdir(parents=True)
+    root = (here / "~" if literal else home) / "runs"
+    fit("~/runs", 1)
+    checkpoint = "~/runs/version_0/checkpoints/last.ckpt"
+    fit("~/runs", 2, "--ckpt_path", checkpoint)
+    assert step_of(root) == 2, "in the folder of its run"
+    task("sample", checkpoint, tmp_path / "s.npz", "--num_samples", 2)
+    assert (here / "~").exists() == literal and any(home.iterdir()) != literal
+
+
 def test_a_run_that_is_over_says_so(tmp_path, capsys):
     for steps in (2, 1):
         fit(tmp_path, steps, "--ckpt_path", "last")

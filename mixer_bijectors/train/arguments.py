@@ -6,6 +6,7 @@ from pathlib import Path
 from .io.checkpoints import load_checkpoint, newest_first
 from .io.configurations import configuration_of, find_config
 from .io.errors import RunError
+from .io.files import expanded
 from .tasks.parts import NO_CHECKPOINT
 
 __all__ = ["TASKS", "arranged", "last_in", "need_file"]
@@ -41,6 +42,7 @@ def arranged(arguments: list[str]) -> list[str]:
                 f"runs/NAME/version_N/checkpoints/{path}.ckpt, got {path}"
             )
         if path is not None and "://" not in path:
+            path = expanded(path)
             need_file(path)
             config = None if configs else configuration_of(path)
             if config is not None:

@@ -28,7 +28,7 @@ from .density_estimation import DensityEstimation
 from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint
 from .io.configurations import configuration_of
 from .io.csv_log import ResumableCSVLogger
-from .io.files import make_folder
+from .io.files import expanded, make_folder
 from .io.reasons import reason_of
 from .tasks.flow_trainer import FlowTrainer
 
@@ -77,6 +77,8 @@ class FlowCLI(LightningCLI):
             self._report_changes(config.ckpt_path)
             self._report_limits()
             return super().instantiate_trainer(**kwargs)
+        if config.trainer.default_root_dir:
+            config.trainer.default_root_dir = expanded(config.trainer.default_root_dir)
         root = make_folder(config.trainer.default_root_dir or "runs")
         checkpoint = config.ckpt_path = self._checkpoint_to_go_on_from(root)
         self._report_changes(checkpoint)
@@ -102,6 +104,7 @@ class FlowCLI(LightningCLI):
         path = options.ckpt_path
         if path != "last":
             if path is not None and not _FOUND_BY_LIGHTNING.fullmatch(path):
+                path = expanded(path)
                 need_file(path)
             return path
         # A logger of the user's may have its own folders.
