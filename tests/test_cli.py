@@ -88,7 +88,9 @@ def test_a_run_of_every_configuration_goes_on(path, tmp_path, capsys):
         capsys.readouterr().out
     )
     call(*options, "--trainer.max_steps", 3)
-    assert re.search(r"the run goes on from \S+last.ckpt, step 2\n", capsys.readouterr().out)
+    told = capsys.readouterr().out
+    assert re.search(r"the run goes on from \S+last.ckpt, step 2\n", told)
+    assert "in the run of the checkpoint" not in told, "nothing differs"
     assert step_of(tmp_path) == 3 and not (tmp_path / "version_1").exists()
 
 
@@ -142,10 +144,103 @@ def test_a_run_without_a_last_checkpoint_is_no_new_run(tmp_path):
     assert step_of(tmp_path, 1) == 3
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["lightning_logs/version_0/checkpoints/last.ckpt", "last.ckpt", "checkpoints/best.ckpt"],
+)
+def test_checkpoints_in_other_places_are_no_reason_to_start_anew(place, tmp_path):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({}, path)
+    told = fit(tmp_path, 1, "--ckpt_path", "last", fails=True)
+    assert f"there is {path}; name it to go on from it, --ckpt_path {path}, or start" in told
+    assert not (tmp_path / "version_0").exists()
+
+
+def test_a_damaged_last_checkpoint_is_told_with_another(tmp_path):
+    folder = tmp_path / "version_0" / "checkpoints"
+    folder.mkdir(parents=True)
+    last, best = folder / "last.ckpt", folder / "best.ckpt"
+    last.write_bytes(b"")
+    told = f"mixer-bijectors: {last} is damaged, or no checkpoint"
+    assert fit(tmp_path, 1, "--ckpt_path", "last", fails=True) == told
+    torch.save({}, best)
+    told += f"; name another, --ckpt_path {best}"
+    assert fit(tmp_path, 1, "--ckpt_path", "last", fails=True) == told
+
+
+@pytest.mark.parametrize("literal", [False, True])
+def test_the_home_folder_is_found(literal, tmp_path, monkeypatch):
+    """Unless a folder has that very name, as a shell that does not expand `~` may leave."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(here)
+    if literal:
+        (here / "~" / "runs").mkdir(parents=True)
+    root = (here / "~" if literal else home) / "runs"
+    fit("~/runs", 1)
+    checkpoint = "~/runs/version_0/checkpoints/last.ckpt"
+    fit("~/runs", 2, "--ckpt_path", checkpoint)
+    assert step_of(root) == 2, "in the folder of its run"
+    task("sample", checkpoint, tmp_path / "s.npz", "--num_samples", 2)
+    assert (here / "~").exists() == literal and any(home.iterdir()) != literal
+
+
 def test_a_run_that_is_over_says_so(tmp_path, capsys):
     for steps in (2, 1):
         fit(tmp_path, steps, "--ckpt_path", "last")
     assert "step 2, and max_steps is reached" in capsys.readouterr().out
+
+
+def test_what_differs_from_the_run_of_the_checkpoint_is_told(tmp_path, capsys):
+    """And for what the optimizer keeps in its state, that it stays."""
+    fit(tmp_path, 1)
+    changes = {
+        "model.learning_rate": ("0.1", "0.004", True),
+        "model.weight_decay": ("0.5", "0.0", True),
+        "model.betas": ("[0.5, 0.9]", "[0.9, 0.999]", True),
+        "model.warmup_steps": ("7", "50", False),
+        "model.label_dropout": ("0.25", "0.0", False),
+        "data.init_args.batch_size": ("128", "256", False),
+    }
+    options = [part for key, (new, *_) in changes.items() for part in (f"--{key}", new)]
+    # In the second, the config of the checkpoint's run names what was not in force either.
+    for steps in (2, 3):
+        capsys.readouterr()
+        fit(tmp_path, steps, *options, "--ckpt_path", "last")
+        told = {
+            line.split(" is ")[0]: line
+            for line in capsys.readouterr().out.splitlines()
+            if "in the run of the checkpoint" in line
+        }
+        assert set(told) == {key for key, (*_, kept) in changes.items() if kept or steps == 2}
+        for key, line in told.items():
+            new, old, kept = changes[key]
+            assert f"{key} is {new}, and was {old} in the run" in line
+            assert ("the run keeps the former" in line) == kept
+    path = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    group = load_checkpoint(path)["optimizer_states"][0]["param_groups"][0]
+    assert (group["initial_lr"], group["weight_decay"]) == (0.004, 0.0)
+    capsys.readouterr()
+    fit(tmp_path, 4, "--ckpt_path", "last", *options[6:])
+    assert "in the run of the checkpoint" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "test", "validate"])
+def test_weights_alone_are_no_checkpoint_of_fit(subcommand, run, tmp_path):
+    path = tmp_path / "weights.ckpt"
+    weights = load_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+    torch.save({"state_dict": weights}, path)
+    root = ("--trainer.default_root_dir", tmp_path)
+    told = call(
+        *(subcommand, *QUIET, "--config", run / "config.yaml", *root, "--ckpt_path", path),
+        fails=True,
+    )
+    assert f"{path} is no checkpoint of fit, as it holds no pytorch-lightning_version" in told
+    assert "\n" not in told
 
 
 def test_the_first_validation_leaves_a_last_checkpoint(tmp_path):

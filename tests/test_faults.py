@@ -185,7 +185,7 @@ def test_a_checkpoint_on_a_full_disk(tmp_path, monkeypatch):
     """The real error of the system, which torch hides behind one of its own."""
     path = tmp_path / "last.ckpt"
     io = AtomicCheckpointIO()
-    io.save_checkpoint({"a": torch.ones(3)}, path)
+    io.save_checkpoint({"a": torch.ones(3), "pytorch-lightning_version": "2.6.0"}, path)
     monkeypatch.setattr(Path, "with_name", lambda self, name: full)
     full = tmp_path / "full"
     full.symlink_to("/dev/full")

@@ -3,12 +3,13 @@
 import argparse
 from pathlib import Path
 
-from .io.checkpoints import newest_first
+from .io.checkpoints import load_checkpoint, newest_first
 from .io.configurations import configuration_of, find_config
 from .io.errors import RunError
+from .io.files import expanded
 from .tasks.parts import NO_CHECKPOINT
 
-__all__ = ["TASKS", "arranged", "need_file"]
+__all__ = ["TASKS", "arranged", "last_in", "need_file"]
 
 TASKS = ("sample", "embed", "probe", "score", "reconstruct", "export")
 
@@ -41,6 +42,7 @@ def arranged(arguments: list[str]) -> list[str]:
                 f"runs/NAME/version_N/checkpoints/{path}.ckpt, got {path}"
             )
         if path is not None and "://" not in path:
+            path = expanded(path)
             need_file(path)
             config = None if configs else configuration_of(path)
             if config is not None:
@@ -63,3 +65,40 @@ def need_file(checkpoint: str) -> None:
         raise RunError(f"{path} is a folder; name a checkpoint in it, such as {inside}")
     if not path.is_file():
         raise RunError(f"there is no checkpoint {path}")
+
+
+def last_in(root: Path, runs: str) -> str | None:
+    """The newest checkpoint to go on from of the runs in a folder, None where there is none.
+
+    Args:
+        root: the folder.
+        runs: a pattern of the folders of runs in it.
+
+    Raises:
+        RunError: there are other checkpoints, or it is damaged.
+    """
+    found = newest_first(root, f"{runs}/checkpoints")
+    if not found:
+        elsewhere = newest_first(root, "**")
+        if not elsewhere:
+            return None
+        raise RunError(
+            f"there is no checkpoint in {root} where its runs leave them, but there is "
+            f"{elsewhere[0]}; name it to go on from it, --ckpt_path {elsewhere[0]}, or start a "
+            "new run without --ckpt_path"
+        )
+    lasts = [path for path in found if path.name.startswith("last")]
+    if found[0].parent not in {path.parent for path in lasts}:
+        raise RunError(
+            f"{found[0].parent} has no last.ckpt to go on from; name another checkpoint, "
+            f"--ckpt_path {found[0]}, or start a new run without --ckpt_path"
+        )
+    last = lasts[0]
+    try:
+        load_checkpoint(last, mmap=True)
+    except RunError as error:
+        beside = [path for path in found if path.parent == last.parent and path != last]
+        if not beside:
+            raise
+        raise RunError(f"{error}; name another, --ckpt_path {beside[0]}") from error
+    return str(last)

@@ -22,14 +22,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from .. import __version__
-from .arguments import TASKS, arranged, need_file
+from .arguments import TASKS, arranged, last_in, need_file
 from .callbacks.guard import Guard
 from .density_estimation import DensityEstimation
-from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, newest_first
+from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint
 from .io.configurations import configuration_of
 from .io.csv_log import ResumableCSVLogger
-from .io.errors import RunError
-from .io.files import make_folder
+from .io.files import expanded, make_folder
 from .io.reasons import reason_of
 from .tasks.flow_trainer import FlowTrainer
 
@@ -37,6 +36,8 @@ __all__ = ["main"]
 
 # What `fit` passes on to Lightning, which knows how to find them.
 _FOUND_BY_LIGHTNING = re.compile("best|hpc|registry|.*://.*")
+# Options of the model that an optimizer keeps in its state, with their names there.
+_KEPT = {"learning_rate": "initial_lr", "weight_decay": "weight_decay", "betas": "betas"}
 
 
 class FlowCLI(LightningCLI):
@@ -76,6 +77,8 @@ class FlowCLI(LightningCLI):
             self._report_changes(config.ckpt_path)
             self._report_limits()
             return super().instantiate_trainer(**kwargs)
+        if config.trainer.default_root_dir:
+            config.trainer.default_root_dir = expanded(config.trainer.default_root_dir)
         root = make_folder(config.trainer.default_root_dir or "runs")
         checkpoint = config.ckpt_path = self._checkpoint_to_go_on_from(root)
         self._report_changes(checkpoint)
@@ -101,21 +104,15 @@ class FlowCLI(LightningCLI):
         path = options.ckpt_path
         if path != "last":
             if path is not None and not _FOUND_BY_LIGHTNING.fullmatch(path):
+                path = expanded(path)
                 need_file(path)
             return path
         # A logger of the user's may have its own folders.
         runs = "version_*" if options.trainer.logger is None else "**"
-        found = newest_first(root, f"{runs}/checkpoints")
-        if not found:
+        last = last_in(root, runs)
+        if last is None:
             _print_once(f"there is no checkpoint in {root}: the run starts anew")
-            return None
-        last = [path for path in found if path.name.startswith("last")]
-        if found[0].parent not in {path.parent for path in last}:
-            raise RunError(
-                f"{found[0].parent} has no last.ckpt to go on from; name another checkpoint, "
-                f"--ckpt_path {found[0]}, or start a new run without --ckpt_path"
-            )
-        return str(last[0])
+        return last
 
     def _version(self, root: Path, checkpoint: str | None) -> int:
         """The number of the run, new or to go on with."""
@@ -127,16 +124,29 @@ class FlowCLI(LightningCLI):
         return self._claim(root, max(versions, default=-1) + 1)
 
     def _report_changes(self, checkpoint: str | None) -> None:
-        """Say where the model is not that of the checkpoint's run: the weights may fit it."""
+        """Say where the model, and in a fit the data, are not those of the checkpoint's run."""
         if checkpoint is None or not Path(checkpoint).is_file():
             return
-        text = configuration_of(checkpoint)
-        config = self.config[str(self.subcommand)].model.as_dict()
+        loaded = load_checkpoint(checkpoint, mmap=True)
+        then = yaml.safe_load(configuration_of(checkpoint, loaded) or "") or {}
+        config = self.config[str(self.subcommand)].as_dict()
         now = json.loads(json.dumps(config, default=str))  # with lists for tuples, as in yaml
-        then = (yaml.safe_load(text or "") or {}).get("model") or {}
-        for key, (old, new) in _differences(then, now, "model").items():
-            if key.startswith(("model.flow", "model.noise")):
-                _print_once(f"{key} is {new}, and was {old} in the run of the checkpoint")
+        for optimizer in (loaded.get("optimizer_states") or [])[:1]:
+            # A run that has gone on already may have kept other values than its config says.
+            group = optimizer["param_groups"][0]
+            kept = {key: group[name] for key, name in _KEPT.items() if name in group}
+            kept = {key: [*v] if isinstance(v, tuple) else v for key, v in kept.items()}
+            then["model"] = {**(then.get("model") or {}), **kept}
+        is_fit = self.subcommand == "fit"
+        for part in ("model", "data"):
+            changes = _differences(then.get(part), now.get(part), part)
+            for key, (old, new) in changes.items():
+                if not (is_fit or key.startswith(("model.flow", "model.noise"))):
+                    continue
+                line = f"{key} is {new}, and was {old} in the run of the checkpoint"
+                if key.removeprefix("model.") in _KEPT:
+                    line += "; the run keeps the former, with the state of its optimizer"
+                _print_once(line)
 
     def _report_limits(self) -> None:
         """Say that a test is of a part of the images, as the config of a fit may have it."""
@@ -235,7 +245,8 @@ def _differences(old: Any, new: Any, path: str) -> dict[str, tuple[Any, Any]]:
         return {path: (old.get("class_path"), new.get("class_path"))}
     return {
         where: values
-        for key in old.keys() & new.keys()
+        for key in new
+        if key in old
         for where, values in _differences(old[key], new[key], f"{path}.{key}").items()
     }
 

@@ -28,6 +28,9 @@ __all__ = [
     "newest_first",
 ]
 
+# The key that Lightning writes into each checkpoint, and reads first.
+_VERSION = "pytorch-lightning_version"
+
 
 class LastCheckpoint(ModelCheckpoint):
     """Keeps `last.ckpt`, from which a run goes on: every so often, and when it ends.
@@ -142,7 +145,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if "://" in str(path):
             where: Any = map_location or "cpu"
             return super().load_checkpoint(path, where, weights_only=True)
-        return load_checkpoint(path, map_location or "cpu")
+        loaded = load_checkpoint(path, map_location or "cpu")
+        if _VERSION not in loaded:
+            raise RunError(
+                f"{path} is no checkpoint of fit, as it holds no {_VERSION}; name one that fit "
+                "has written, such as runs/NAME/version_N/checkpoints/last.ckpt"
+            )
+        return loaded
 
 
 def newest_first(root: Path, folders: str) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import RunError
 
-__all__ = ["UNWRITABLE", "make_folder", "remove_drafts", "replacing", "unwritable"]
+__all__ = ["UNWRITABLE", "expanded", "make_folder", "remove_drafts", "replacing", "unwritable"]
 
 # What the system says of writing alone; a file may lack the permission to be read as well.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -49,6 +49,14 @@ def remove_drafts(folder: str | os.PathLike[str]) -> None:
     """Remove what processes that were killed had begun to write."""
     for draft in Path(folder).glob(".*.partial*"):
         draft.unlink(missing_ok=True)
+
+
+def expanded(path: str | os.PathLike[str]) -> str:
+    """The path with the home folder for `~`, unless there is something of that very name."""
+    path = os.fspath(path)
+    if path.startswith("~") and os.path.lexists(path):
+        return os.path.abspath(path)  # which Lightning does not expand later
+    return os.path.expanduser(path)
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
