@@ -7,6 +7,7 @@ from normflows.flows import Flow
 from torch import Tensor
 
 from ._checks import check_context, check_event, check_precision
+from ._repr import describe
 
 __all__ = ["Bijection", "Shape", "complete_log_det"]
 
@@ -55,6 +56,13 @@ class Bijection(Flow):
         ...         return x * log_scale.exp(), log_scale.sum(1)
         >>> layer = Scale(3, context_features=2)
         >>> mb.check_bijection(layer, torch.randn(4, 3), torch.randn(4, 2))
+        >>> mb.Chain([layer, mb.Coupling(3, hidden_features=8, num_blocks=1), mb.LULinear(3)])
+        Chain((3,), context_features=2, 204 parameters)
+          (0): Scale((3,), context_features=2, 9 parameters)
+            (net): Linear(in_features=2, out_features=3, bias=True, 9 parameters)
+          (1): Coupling((3,), Affine(max_log_scale=3.0), 186 parameters)
+            (net): ResidualMLP(2 to 2, width 8, 186 parameters)
+          (2): LULinear((3,), 9 parameters)
     """
 
     # A layer made of flows leaves it to them to compare precisions and to drop a context.
@@ -97,6 +105,10 @@ class Bijection(Flow):
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latents of data, and log_det of that map."""
         return self._run(x, context, inverse=True)
+
+    def __repr__(self) -> str:
+        """The layer and its parts, with sizes, options and numbers of parameters."""
+        return describe(self)
 
     def check(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> Tensor | None:
         """Refuse what the layer cannot take; the context as `transform` gets it."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_input, is_readable
+from .._repr import describe
 from ..flow import Flow, apply_flows
 from ..layers.patch_grid import Patchify
 from .bases import Base, class_weights
@@ -46,6 +47,9 @@ class ImageFlow(nf.NormalizingFlow):
         self.latent_shape = (patchify.num_patches, patchify.features)
         self.num_classes = num_classes
         self._as_base(self.q0).check()
+
+    def __repr__(self) -> str:
+        return describe(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (batch, channels, height, width) of latents (batch, num_patches, features)."""

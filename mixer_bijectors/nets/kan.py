@@ -152,6 +152,7 @@ class _Edges(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, grid_size: int, order: int) -> None:
         super().__init__()
+        self.in_features, self.out_features = in_features, out_features
         self.grid_size, self.order = grid_size, order
         num_splines = grid_size + order
         self.base = nn.Parameter(torch.empty(out_features, in_features))
