@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["describe"]
+__all__ = ["describe", "format_event"]
 
 # Arguments that the size of a part tells.
 _SIZES = ("features", "in_features", "num_patches", "out_features")
@@ -114,11 +114,12 @@ def _shape(module: nn.Module) -> str:
     if event is None:
         return ""
     if latent in (None, event):
-        return _spell(event)
-    return f"data {_spell(event)}, latents {_spell(latent)}"
+        return format_event(event)
+    return f"data {format_event(event)}, latents {format_event(latent)}"
 
 
-def _spell(shape: Sequence[int | None]) -> str:
+def format_event(shape: Sequence[int | None]) -> str:
+    """The shape of an event, where None stands for an axis of any size."""
     sizes = ("any" if size is None else str(size) for size in shape)
     return f"({', '.join(sizes)}{',' if len(shape) == 1 else ''})"
 

@@ -252,7 +252,7 @@ class TestContext:
         (
             lambda: mb.Shift(mb.PatchMixing(mb.LULinear(64)), (3, 32, 32), 4),
             ValueError,
-            "Shift: PatchMixing is for events of shape (64, None), but inside the frame there "
+            "Shift: PatchMixing is for events of shape (64, any), but inside the frame there "
             "are 49 patches of 48 features",
         ),
         (

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._repr import format_event
 from ..bijection import Bijection
 from ..flow import Flow, apply_flow, check_flow, context_features, event_shapes
 
@@ -163,13 +164,12 @@ class Shift(Bijection):
         inner = Patchify(self.inner_shape(image_shape, patch_size, offset), patch_size)
         size = (inner.num_patches, inner.features)
         event = event_shapes(flow)[1]
-        fits = event is None or (
+        if event is not None and not (
             len(event) == 2 and all(n in (None, want) for n, want in zip(event, size))
-        )
-        if not fits:
+        ):
             raise ValueError(
-                f"Shift: {type(flow).__name__} is for events of shape {event}, but inside the "
-                f"frame there are {size[0]} patches of {size[1]} features"
+                f"Shift: {type(flow).__name__} is for events of shape {format_event(event)}, "
+                f"but inside the frame there are {size[0]} patches of {size[1]} features"
             )
         super().__init__(
             (outer.num_patches, outer.features), context_features=context_features(flow)
