@@ -284,3 +284,11 @@ class TestContinuousFlow:
         monkeypatch.setitem(__import__("sys").modules, "torchdiffeq", None)
         with pytest.raises(ImportError, match=r"pip install 'mixer_bijectors\[ode\]'"):
             mb.ContinuousFlow(3)
+
+
+def test_the_former_name_of_a_jacobi_step_warns():
+    layer = mb.Autoregressive(3, hidden_features=8)
+    z, x = torch.randn(2, 2, 3)
+    with pytest.warns(DeprecationWarning, match="is now jacobi_step"):
+        former = layer.next(z, x)
+    assert_close(former, layer.jacobi_step(z, x))

@@ -1,5 +1,6 @@
 """Autoregressive layers."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -122,17 +123,29 @@ class Autoregressive(Bijection):
             log_derivatives.append(log_derivative)
         return self._order(x), torch.stack(log_derivatives, dim=1).sum(1)
 
-    def next(
+    def jacobi_step(
         self, z: Tensor, x: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """All features at once, each as if those of `x` before it were right, and log_det.
+        """One step of the Jacobi iteration for `forward`: all features at once, and log_det.
 
-        What `forward` returns is the fixed point of this; see `ParallelInverse`.
+        Each feature is computed from the current values `x` of those before it. The fixed point
+        is what `forward` returns; see `ParallelInverse`.
         """
         context = self.check(x, context, inverse=True)
         params = self._params(self._order(x), context)
         x, log_derivative = self.univariate(self._order(z), params)
         return self._order(x), log_derivative.sum(1).to(z.dtype)
+
+    def next(
+        self, z: Tensor, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The former name of `jacobi_step`."""
+        warnings.warn(
+            "Autoregressive.next is now jacobi_step; the former name works until 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.jacobi_step(z, x, context)
 
     def _order(self, x: Tensor) -> Tensor:
         return x.flip(1) if self.reverse else x

@@ -9,8 +9,9 @@ from torch import Tensor
 from .._checks import is_concrete
 from ..bijection import Bijection, complete_log_det
 from ..nets import CausalTransformer
-from ..solvers.fixed_point import differentiable, solve_unchecked
+from ..solvers.fixed_point import solve_in_fixed_passes, with_implicit_gradients
 from ..solvers.patch_windows import METHODS, sample_in_windows
+from .patch_prediction import CachedPrediction, Prediction
 
 __all__ = ["GUIDES", "Guidance", "TransformerAutoregressive"]
 
@@ -168,7 +169,7 @@ class TransformerAutoregressive(Bijection):
         if not inverse:
             return self._sample(x, context, "auto", None)
         wide = self._read(x)
-        log_scale, shift = _Prediction(self, wide, context).of_all(wide)
+        log_scale, shift = Prediction(self, wide, context)(wide)
         z = torch.cat((wide[:, :1], (wide[:, 1:] - shift) * (-log_scale).exp()), dim=1)
         return self._order(z), -log_scale.flatten(1).sum(1)
 
@@ -204,30 +205,30 @@ class TransformerAutoregressive(Bijection):
         self, z: Tensor, context: Tensor | None, method: str, guidance: Guidance | None
     ) -> tuple[Tensor, Tensor]:
         wide = self._read(z)
-        prediction = _Prediction(self, wide, context, guidance)
+        prediction = Prediction(self, wide, context, guidance)
 
         def step(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            log_scale, shift = prediction.of_all(x)
+            log_scale, shift = prediction(x)
             new = torch.addcmul(shift, wide[:, 1:], log_scale.exp())
             return torch.cat((wide[:, :1], new), dim=1), log_scale.flatten(1).sum(1)
 
         inputs = [t for t in (z, context, *self.net.parameters()) if t is not None]
         if not all(map(is_concrete, inputs)):
-            x, log_det = solve_unchecked(step, torch.zeros_like(wide))
+            x, log_det = solve_in_fixed_passes(step, torch.zeros_like(wide))
             return self._order(x), log_det
         # What float32 can tell apart, float64 can tell apart that much closer.
         finer = min(1.0, torch.finfo(z.dtype).eps / torch.finfo(torch.float32).eps)
         tol = self.tol * finer
         with torch.inference_mode():  # an eighth faster than no_grad for small batches
-            reader = _Reader(self, wide, context, guidance)
-            x, log_scales, work = sample_in_windows(reader, wide, method=method, tol=tol)
+            cached = CachedPrediction(self, wide, context, guidance)
+            x, log_scales, cost = sample_in_windows(cached, wide, method=method, tol=tol)
             log_det = log_scales.flatten(1).sum(1)
         x, log_det = x.clone(), log_det.clone()  # which are ordinary tensors again
-        self.last_calls = work.calls
-        self.last_passes = work.patches / (self.num_patches - 1)
+        self.last_calls = cost.calls
+        self.last_passes = cost.patches / (self.num_patches - 1)
         if torch.is_grad_enabled():
             order = torch.arange(self.num_patches, device=z.device)
-            x, log_det = differentiable(step, x, log_det, order, tol)
+            x, log_det = with_implicit_gradients(step, x, log_det, order, tol)
         return self._order(x), log_det
 
     def _read(self, x: Tensor) -> Tensor:
@@ -237,98 +238,3 @@ class TransformerAutoregressive(Bijection):
 
     def _order(self, x: Tensor) -> Tensor:
         return x.flip(1) if self.reverse else x
-
-
-class _Prediction:
-    """Log-scales and shifts of patches from those before them, guided or not."""
-
-    def __init__(
-        self,
-        layer: TransformerAutoregressive,
-        x: Tensor,
-        context: Tensor | None,
-        guidance: Guidance | None = None,
-    ) -> None:
-        self.net = layer.net
-        self.volume_preserving = layer.volume_preserving
-        self.context = context
-        self.temperature: Tensor | float = 1.0
-        self.weight: Tensor | None = None
-        if guidance is not None and guidance.weight > 0:
-            self._guide(x, guidance)
-
-    def _guide(self, x: Tensor, guidance: Guidance) -> None:
-        """Let each sample go through the net twice, the second half being what is weaker."""
-        if self.context is None and guidance.attention_temperature == 1.0:
-            raise ValueError(
-                f"{type(self).__name__}: guidance of a model without classes needs an "
-                "attention_temperature other than 1.0, or nothing makes the prediction weaker"
-            )
-        if self.context is not None:
-            uniform = torch.full_like(self.context, 1 / self.context.shape[1])
-            self.context = torch.cat((self.context, uniform))
-        if guidance.attention_temperature != 1.0:
-            temperature = x.new_ones(2, x.shape[0], 1, 1, 1)
-            temperature[1] = guidance.attention_temperature
-            self.temperature = temperature.flatten(0, 1)
-        parts = ("shift",) if self.volume_preserving else ("scale", "shift")
-        # Filled on the device: to copy a list there would synchronise.
-        weight = torch.cat(
-            [x.new_full(x.shape[2:], guidance.weight * (p in guidance.guide)) for p in parts]
-        )
-        if guidance.annealed:
-            share = torch.linspace(0, 1, x.shape[1], dtype=x.dtype, device=x.device)
-            weight = share[1:, None] * weight
-        self.weight = weight.expand(x.shape[1] - 1, -1)
-
-    def of_all(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of all patches but the first, from all but the last."""
-        return self._run(x[:, :-1], self.net.offsets(self.context), None, 0)
-
-    def _run(
-        self, x: Tensor, offsets: Tensor, cache: Tensor | None, start: int
-    ) -> tuple[Tensor, Tensor]:
-        length, features = x.shape[1:]
-        inputs = x.to(self.net.positions.dtype)
-        if self.weight is not None:
-            inputs = torch.cat((inputs, inputs))
-        params = self.net.read(
-            inputs,
-            offsets.narrow(1, start, length),
-            temperature=self.temperature,
-            cache=cache,
-            start=start,
-        ).to(x.dtype)
-        if self.weight is not None:
-            params, weaker = params.chunk(2)
-            params = params + self.weight.narrow(0, start, length) * (params - weaker)
-        if self.volume_preserving:
-            return torch.zeros_like(params), params
-        return params[..., :features], params[..., features:]
-
-
-class _Reader(_Prediction):
-    """The same piece by piece, with the keys and values of all that has been read."""
-
-    def __init__(
-        self,
-        layer: TransformerAutoregressive,
-        x: Tensor,
-        context: Tensor | None,
-        guidance: Guidance | None,
-    ) -> None:
-        super().__init__(layer, x, context, guidance)
-        self.cache = self.net.make_cache(len(x) if self.weight is None else 2 * len(x))
-        self.offsets = self.net.offsets(self.context)
-
-    def __call__(self, x: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        return self._run(x, self.offsets, self.cache, start)
-
-    def keep(self, rows: Tensor) -> None:
-        if self.weight is not None:
-            rows = torch.cat((rows, rows + self.cache.shape[2] // 2))
-        self.cache = self.cache[:, :, rows]
-        if len(self.offsets) > 1:
-            self.offsets = self.offsets[rows]
-        if isinstance(self.temperature, Tensor):
-            self.temperature = self.temperature[rows]

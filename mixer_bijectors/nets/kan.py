@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._inputs import read_inputs
+from ._inputs import concatenate_context
 
 __all__ = ["KAN", "cardinal_bspline"]
 
@@ -141,7 +141,7 @@ class KAN(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        x = read_inputs("KAN", x, context, self.in_features, self.context_features)
+        x = concatenate_context("KAN", x, context, self.in_features, self.context_features)
         for layer in self.layers:
             x = layer(x)
         return x

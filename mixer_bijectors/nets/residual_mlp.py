@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._inputs import read_inputs
+from ._inputs import concatenate_context
 
 __all__ = ["ResidualMLP"]
 
@@ -65,7 +65,7 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         sizes = (self.in_features, self.context_features)
-        h = self.initial(read_inputs("ResidualMLP", x, context, *sizes))
+        h = self.initial(concatenate_context("ResidualMLP", x, context, *sizes))
         for block in self.blocks:
             h = block(h)
         return self.final(h)

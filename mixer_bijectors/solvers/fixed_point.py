@@ -7,10 +7,10 @@ from torch import Tensor
 
 from .._checks import is_concrete
 
-__all__ = ["Step", "differentiable", "solve", "solve_unchecked"]
+__all__ = ["Step", "solve", "solve_in_fixed_passes", "with_implicit_gradients"]
 
 # Takes values of shape (rows, features, ...) and the numbers of their rows in the batch;
-# returns the values that these map to, and whatever else comes of it for each row.
+# returns the values that they are mapped to, and more results with one entry for each row.
 Step = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 
@@ -31,7 +31,8 @@ def solve(
     their numbers in the batch, or else with a step for each entry. Where the order is not
     known, they take as many steps as there are entries, which settle them in any order.
 
-    Returns what the last pass of each row returned. One look at the host for each pass.
+    Returns what the last pass of each row returned. Each pass ends with one host
+    synchronisation.
     """
     features = start.shape[1]
     limit = features if max_iter is None else min(max_iter, features)
@@ -71,12 +72,15 @@ def solve(
     return results, passes
 
 
-def solve_unchecked(step: Step, start: Tensor) -> tuple[Tensor, ...]:
-    """The same by as many passes as there are entries, without a look at any value."""
+def solve_in_fixed_passes(step: Step, start: Tensor) -> tuple[Tensor, ...]:
+    """The fixed point x = step(x), by as many passes as there are entries.
+
+    That is exact for all values, in any order of the entries, and reads no value on the host.
+    """
     return _repeat(step, start, torch.arange(start.shape[0], device=start.device))
 
 
-def differentiable(
+def with_implicit_gradients(
     step: Step, x: Tensor, log_det: Tensor, order: Tensor | None, tol: float
 ) -> tuple[Tensor, Tensor]:
     """The solution and its log_det with the gradients of the implicit function, if any.
@@ -118,7 +122,7 @@ def differentiable(
         if is_concrete(v):
             (u,), _ = solve(adjoint_step, v, None if order is None else order.flip(0), tol)
         else:
-            (u,) = solve_unchecked(adjoint_step, v)
+            (u,) = solve_in_fixed_passes(adjoint_step, v)
         return u * size
 
     # A net would spread what is not finite over the features before it.
