@@ -78,7 +78,7 @@ def _lines(
 
 
 def _repetition(parts: Sequence[_Part], longest: int) -> tuple[int, int]:
-    """How many parts the list starts with again and again, and how often."""
+    """The length of the sequence that the list starts with repeatedly, and how often."""
     best = (1, 1)
     for period in range(1, min(longest, len(parts) // 2) + 1):
         times = 1

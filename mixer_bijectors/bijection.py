@@ -1,4 +1,4 @@
-"""The base class of every layer: what it declares, and what is checked once for all."""
+"""The base class of all layers: it declares shapes and context, and checks inputs once."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -23,17 +23,17 @@ class Bijection(Flow):
     against the declarations, run `transform`, and return its result, contiguous and in the
     dtype of the input, with a log-determinant of shape (batch,).
 
-    What reads a context has to say so: a layer that declares `context_features=0` never sees
-    one, and a class-conditional model refuses to be built where no layer declares any. A class
-    that sets `holds_flows` is made of other flows, and hands a context on to them.
+    A layer that reads a context declares its size: with `context_features=0` it never gets
+    one, and a class-conditional model refuses to be built if no layer declares any. A class
+    that sets `holds_flows` is made of other flows, and passes a context on to them.
 
     Args:
         event_shape: shape of one event of data, without the batch; None for an axis of any
             size, or in place of the shape for events that are not known.
         latent_shape: shape of one latent, where it is another.
-        context_features: size of the context that `transform` reads; 0 for none, since models
-            of normflows hand a context to all of their layers; None for a layer that hands on
-            whatever it gets.
+        context_features: size of the context that `transform` reads; 0 for none, although
+            models of normflows pass a context to all of their layers; None for a layer that
+            passes on any context.
 
     Shapes: (batch, \*event_shape) and (batch, \*latent_shape), context
     (batch, context_features), log_det (batch,).
@@ -65,7 +65,7 @@ class Bijection(Flow):
           (2): LULinear((3,), 9 parameters)
     """
 
-    # A layer made of flows leaves it to them to compare precisions and to drop a context.
+    # The flows inside compare precisions and drop contexts themselves.
     holds_flows: ClassVar[bool] = False
 
     def __init__(
@@ -94,7 +94,7 @@ class Bijection(Flow):
             inverse: the direction.
 
         Returns:
-            The result, and log_det of shape (batch,), or () if it is the same for all samples.
+            The result, and log_det of shape (batch,), or () if it is equal for all samples.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement transform")
 
@@ -111,7 +111,7 @@ class Bijection(Flow):
         return describe(self)
 
     def check(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> Tensor | None:
-        """Refuse what the layer cannot take; the context as `transform` gets it."""
+        """Check the input and the context, and return the context for `transform`."""
         name = type(self).__name__
         check_event(name, x, self.event_shape if inverse else self.latent_shape)
         like = None if self.holds_flows else next(self.parameters(), None)

@@ -1,4 +1,4 @@
-"""What a layer declares, and what the base class makes of it."""
+"""The declarations of layers, and the checks of the base class."""
 
 import normflows as nf
 import pytest

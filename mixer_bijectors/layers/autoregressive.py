@@ -17,7 +17,7 @@ __all__ = ["Autoregressive"]
 
 
 class Autoregressive(Bijection):
-    r"""Transforms each feature with parameters that a masked net reads off those before it.
+    r"""Transforms each feature with parameters that a masked net computes from those before it.
 
     .. math:: x_i = f(z_i; \mathrm{net}_i(x_1, \ldots, x_{i - 1}, \mathrm{context}))
 
@@ -80,7 +80,7 @@ class Autoregressive(Bijection):
         self.features = features
         self.univariate = univariate
         self.reverse = reverse
-        # It looks at its masks, which have no values on the meta device.
+        # Building a MADE reads the values of its masks, which the meta device does not have.
         with torch.device("cpu"):
             net = MADE(
                 features,
@@ -116,8 +116,8 @@ class Autoregressive(Bijection):
         x = torch.zeros_like(y)
         log_derivatives = []
         for i, chosen in enumerate(torch.eye(self.features, dtype=torch.bool, device=x.device)):
-            # Features not yet sampled are zeros: the masks hide them from the net, but a
-            # product with zero would not hide what is not finite.
+            # Features not yet sampled are zeros: masks hide finite values from the net, but
+            # the product of zero and a value that is not finite is not zero.
             column, log_derivative = self.univariate(y[:, i], self._params(x, context)[:, i])
             x = torch.where(chosen, column.unsqueeze(1), x)
             log_derivatives.append(log_derivative)
@@ -160,7 +160,7 @@ class Autoregressive(Bijection):
 
 
 def _start_at_zero(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Let a checkpoint from before there was a net for the first feature load without it."""
+    """Complete a checkpoint that was saved before there was a net for the first feature."""
     start = f"{prefix}first."
     if any(key.startswith(start) for key in state_dict):
         return

@@ -15,7 +15,7 @@ __all__ = ["CyclicShift", "Patchify", "Shift", "to_pair"]
 
 
 def to_pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) from a size that stands for both, or from a pair."""
+    """(height, width) from one size for both, or from a pair."""
     height, width = size if isinstance(size, Sequence) else (size, size)
     return operator.index(height), operator.index(width)
 
@@ -43,7 +43,7 @@ class Patchify(Bijection):
 
     Patches run row-major; the features of a patch are ordered (channel, row, column), as
     `torch.nn.functional.unfold` orders them. `inverse` maps image to matrix (data to latent),
-    `forward` matrix to image. To run matrix layers inside an image model that stands already,
+    `forward` matrix to image. To run matrix layers inside an existing image model,
     wrap them: `Chain([nf.flows.Reverse(patchify), layer, patchify])`.
 
     Args:
@@ -108,18 +108,20 @@ class Patchify(Bijection):
         return y, x.new_zeros(())
 
     def positions(self) -> Tensor:
-        """Where each entry of the matrix comes from: indices into the flattened image."""
+        """Indices into the flattened image of all entries, (num_patches, features)."""
         pixels = torch.arange(self.num_patches * self.features)
         return cut(pixels.view(1, *self.image_shape), self.patch_size)[0]
 
 
 class Shift(Bijection):
-    r"""Runs a matrix flow on a patch grid that is moved against the image, so that patch
-    boundaries mix; a frame of pixels that the moved grid leaves over passes through.
+    r"""Applies a matrix flow to a patch grid that is moved against the image.
+
+    So pixels on both sides of a patch boundary mix. A frame of pixels outside of the moved grid
+    is not transformed.
 
     The moved grid starts `offset` pixels from the top and left edge and holds all whole patches
     from there on: with the default offset and even patches, the frame is half a patch wide on
-    all four sides. What lies in the frame is not transformed by this layer.
+    all four sides.
 
     Args:
         flow: a matrix flow for the inner image, whose number of patches is smaller:
@@ -218,7 +220,7 @@ class Shift(Bijection):
 
 
 class CyclicShift(Bijection):
-    r"""Rolls the image under the patch grid: what leaves on one edge enters on the other.
+    r"""Rolls the image under the patch grid: pixels that leave at one edge enter at the other.
 
     `inverse` rolls up and left by `offset` pixels, so that patches start `offset` pixels later;
     `forward` rolls back. Unlike `Shift` it has no frame and keeps the number of patches, at the
@@ -270,7 +272,7 @@ class CyclicShift(Bijection):
 def _drop_indices(
     layer: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
 ) -> None:
-    """Leave out the indices in a state_dict from before the layers did without."""
+    """Remove the indices from an older state_dict; the layers no longer need them."""
     for name in ("inner", "rolled", "unrolled"):
         state_dict.pop(prefix + name, None)
 

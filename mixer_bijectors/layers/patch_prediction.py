@@ -21,7 +21,7 @@ class Prediction:
 
     Args:
         layer: the layer whose net predicts.
-        x: tells the batch size, the dtype and the device.
+        x: patches, of which the batch size, the dtype and the device are read.
         context: weights of classes.
         guidance: pushes the prediction away from a weaker one.
     """

@@ -20,7 +20,7 @@ GUIDES = ("scale+shift", "scale", "shift")
 
 @dataclass(frozen=True)
 class Guidance:
-    r"""Samples pushed away from what a weaker prediction would make of them.
+    r"""Guidance of samples: each prediction is pushed away from a weaker one.
 
     Scales and shifts :math:`p` of each patch become :math:`p + w (p - p')`, where the weaker
     prediction :math:`p'` is made without the class and with another attention temperature.
@@ -65,7 +65,7 @@ class Guidance:
 
 
 class TransformerAutoregressive(Bijection):
-    r"""Scales and shifts each patch by what a causal Transformer reads off those before it.
+    r"""Scales and shifts each patch by the outputs of a causal Transformer on those before it.
 
     .. math:: x_i = z_i \odot \exp(a_i) + b_i, \qquad
         a_i, b_i = \mathrm{net}(x_1, \ldots, x_{i - 1}, \mathrm{context})
@@ -74,8 +74,8 @@ class TransformerAutoregressive(Bijection):
     over all patches at once. The sampling direction is sequential over patches, and computes
     many of them at once where that is faster.
 
-    Classes come as a context of weights: one-hot rows, or uniform ones for no class in
-    particular, which adds the mean of the class embeddings.
+    Classes come as a context of weights: one-hot rows, or uniform ones for the null
+    class, which add the mean of the class embeddings.
 
     Args:
         num_patches: number of patches, at least 2.
@@ -92,8 +92,8 @@ class TransformerAutoregressive(Bijection):
         net: the `nets.CausalTransformer`; its `checkpointing` saves memory in training.
         tol: the change of a patch, relative to values above 1, from which on it counts as
             settled when patches are sampled at once; that is in float32 and below, and as much
-            smaller in float64 as that is more exact.
-        last_calls: calls of the net that the last `forward` took.
+            smaller in float64 as that is more precise.
+        last_calls: number of calls of the net in the last `forward`.
         last_passes: patches that went through the net, in multiples of those of the sequential
             method, 1 for that one itself; mean over the samples.
 
@@ -216,7 +216,7 @@ class TransformerAutoregressive(Bijection):
         if not all(map(is_concrete, inputs)):
             x, log_det = solve_in_fixed_passes(step, torch.zeros_like(wide))
             return self._order(x), log_det
-        # What float32 can tell apart, float64 can tell apart that much closer.
+        # The tolerance is that for float32; float64 is finer by the ratio of their precisions.
         finer = min(1.0, torch.finfo(z.dtype).eps / torch.finfo(torch.float32).eps)
         tol = self.tol * finer
         with torch.inference_mode():  # an eighth faster than no_grad for small batches

@@ -56,8 +56,8 @@ def uniform_basis(u: Tensor, grid_size: int, order: int) -> Tensor:
         # One loop over memory, with nothing to index.
         centers = (1 - order) / 2 + torch.arange(grid_size + order, device=u.device)
         return cardinal_bspline(u.unsqueeze(-2) - centers.unsqueeze(-1).to(u.dtype), order)
-    # Only order + 1 of the splines are not zero. Cells are counted from where the first spline
-    # begins; `order` more on either side take what is beyond, and are cut off.
+    # Only order + 1 of the splines are not zero. Cells are counted from the start of the first
+    # spline; `order` more cells on either side receive inputs beyond the grid, and are cut off.
     v = (u + order).clamp(0, grid_size + 2 * order)
     cell = v.detach().floor().clamp(max=grid_size + 2 * order - 1).nan_to_num(0.0)
     t = v - cell
@@ -81,8 +81,9 @@ class KAN(nn.Module):
 
     Layers of edges :math:`\phi(x) = w \, \mathrm{silu}(x) + \sum_i c_i B_k(x / \Delta - i)`,
     one for each pair of an input and an output, with B-splines on a uniform grid over [-3, 3].
-    Beyond the grid the splines fade out smoothly over `order` more cells, and the SiLU goes
-    on. The last layer starts at zero, so that the layer it conditions starts as the identity.
+    Beyond the grid the splines fall to zero smoothly over `order` more cells, and only the
+    SiLU is left. The last layer starts at zero, so that the layer it conditions starts as the
+    identity.
 
     Args:
         in_features: size of the input.

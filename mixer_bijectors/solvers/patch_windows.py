@@ -32,8 +32,8 @@ class SamplingCost:
     patches: float = 0.0
 
 
-# What a call of the net costs beside the patches that it reads, in patches: launching kernels
-# and reading weights. Measured on CPUs; for GPUs an estimate.
+# The cost of a call of the net beside that of the patches that it reads, in patches: launching
+# kernels and reading weights. It was measured on CPUs; for GPUs it is an estimate.
 _OVERHEAD_ON_CPU, _OVERHEAD_ELSEWHERE = 32, 2000
 # Passes until a patch settles, measured on trained models with windows of any size.
 _PASSES = 12
@@ -47,7 +47,7 @@ class _Window:
         self.overhead = _OVERHEAD_ON_CPU if cpu else _OVERHEAD_ELSEWHERE
         self.cost = self.cost_one_by_one = 0
         self.may_give_up = method == "auto"
-        # What was fastest for one image, of 256 and of 1024 patches.
+        # These sizes were the fastest for one image, of 256 and of 1024 patches.
         self.size = max(2 * self.overhead // batch, num_patches // (4 * batch), 2)
         self.size = min(self.size, num_patches)
         one_by_one = num_patches * (self.overhead + batch)
@@ -75,11 +75,11 @@ def sample_in_windows(
     r"""Solve :math:`x_i = z_i \exp(a_i) + b_i`, where x before i predicts :math:`a_i, b_i`.
 
     The first patch is that of `z`. After it comes a window of patches that are computed all at
-    once, from guesses of each other. The first of them is right then; so is each one before
-    which no guess in the window was off by more than `tol` times its size, or times 1 if it is
-    smaller. The window moves on by as many. So it takes no more passes than there are patches,
-    whatever values come up on the way, and a window of one patch is the sequential solve.
-    Samples that are right up to the last patch are left out from then on.
+    once, from guesses of each other. The first of them is correct then; so is each one before
+    which no guess in the window was wrong by more than `tol` times its size, or times 1 if it
+    is smaller. The window moves forward by the number of correct patches. So there are at most
+    as many passes as patches, for all values, and a window of one patch is the sequential
+    solve. Samples that are correct up to the last patch are left out of later passes.
 
     Args:
         predict: the net.
@@ -106,7 +106,7 @@ def sample_in_windows(
         end = min(done + window.size, num_patches)
         length = end - done
         if length > 1 and end > reached:
-            # What the last patch was made with is a fair guess for those that follow.
+            # The scale and shift of the last patch are a good guess for those that follow.
             guess = torch.addcmul(shift[:, -1:], z[:, reached:end], log_scale[:, -1:].exp())
             x[:, reached:end] = _clamp(guess)
         reached = max(reached, end)
@@ -125,12 +125,13 @@ def sample_in_windows(
         least = right.masked_fill(finished, length).amin()
         advance, num_finished = torch.stack((least, finished.sum())).tolist()
         x[:, done : done + advance] = new[:, :advance]
-        # What follows a patch that is not finite is not finite either, and harms no one else.
+        # Patches after one that is not finite are not finite either; other samples are not
+        # affected.
         broken = ~new[:, advance - 1 : advance].isfinite().all(2, keepdim=True)
         x[:, done + advance : end] = torch.where(broken, torch.nan, _clamp(new[:, advance:]))
         done += advance
         window.update(x.shape[0], length, advance)
-        # A few samples that are finished cost less than leaving them out.
+        # To leave out a few finished samples costs more than to compute them.
         if done < num_patches and 8 * num_finished >= x.shape[0]:
             for result, values in zip(results, (x, log_scales)):
                 _write(result, rows, values)
@@ -151,7 +152,7 @@ def _write(result: Tensor, rows: Tensor | None, values: Tensor) -> None:
 
 
 def _count_right(guess: Tensor, new: Tensor, tol: float) -> Tensor:
-    """How many patches of each sample follow guesses that were right, (batch,)."""
+    """The number of patches of each sample that follow correct guesses, (batch,)."""
     same = (new - guess).abs() <= tol * new.abs().clamp(min=1)
     same |= new.isnan() & guess.isnan()
     wrong = ~same.all(2)

@@ -30,14 +30,14 @@ class RationalQuadratic(Univariate):
     1e-3, and log-slopes at the inner knots, softly bounded to 1e-3 to 1e3.
 
     The discriminant that inverts the spline is a sum of squares, and denominators stay above
-    half the slope of the chord, so nothing here breaks, for whatever parameters. Gradients are
-    in closed form, in reverse and in forward mode, and can be differentiated again.
+    half the slope of the chord, so values are finite for all parameters. Gradients are in
+    closed form, in reverse and in forward mode, and can be differentiated again.
 
     Args:
         num_bins: number of bins K; there are 3 K - 1 parameters, 3 K when circular.
         bound: the interval is [-bound, bound].
-        circular: for angles of period 2 * bound. The slope at both ends is the same and free,
-            and the bijection goes on periodically, f(x + 2 b) = f(x) + 2 b.
+        circular: for angles of period 2 * bound. The slopes at both ends are equal and free,
+            and the bijection is continued periodically, f(x + 2 b) = f(x) + 2 b.
 
     Shapes: x (...), params (..., num_params), y and log|dy/dx| (...).
 
@@ -86,7 +86,7 @@ class RationalQuadratic(Univariate):
             v, log_slope = unit_spline(u - turns, params, self, inverse)
             return (v + turns) * (2 * self.bound), log_slope
         inside = x.abs() < self.bound
-        # What is outside goes through the middle, with finite gradients that are discarded.
+        # Inputs outside are replaced by 0, whose gradients are finite, and are discarded.
         v, log_slope = unit_spline(torch.where(inside, u, 0.0), params, self, inverse)
         y = v * (2 * self.bound)
         return torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)

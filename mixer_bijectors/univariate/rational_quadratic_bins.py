@@ -117,7 +117,7 @@ def _pass_knots(
 def _count_knots(
     u: Tensor, shares: list[Tensor], axis: bool
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """What `_pass_knots` finds, with all knots at once: the fewest operations."""
+    """The results of `_pass_knots` from all knots at once, in the fewest operations."""
     k = len(shares[0])
     sums = [torch.cat((torch.zeros_like(t[:1]), t[:-1].cumsum(0))) for t in shares]
     numbers = torch.arange(1, k, device=u.device, dtype=u.dtype).view(-1, *[1] * u.dim())

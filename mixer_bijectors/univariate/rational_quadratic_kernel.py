@@ -24,7 +24,7 @@ def unit_spline(
     Args:
         u: positions from -1/2 to 1/2, of shape (...).
         params: parameters of as many axes and one more, (..., num_params); they broadcast.
-        spline: tells the number of bins, and whether the slopes at both ends are the same.
+        spline: the spline, of which the number of bins is read, and whether it is circular.
         inverse: the direction.
     """
     function = _UnitSpline if torch.compiler.is_compiling() else _ForwardModeUnitSpline
@@ -76,8 +76,8 @@ class _ForwardModeUnitSpline(_UnitSpline):
     def jvp(
         ctx: Any, tangent_u: Tensor, tangent_params: Tensor, *_: None
     ) -> tuple[Tensor, ...]:
-        # Torch turns forward mode off in here, for derivatives of any order; what it has to
-        # hide are only the tangents of this one.
+        # Torch turns forward mode off in here for derivatives of all orders, but only the
+        # tangents of this order must be hidden.
         with fwAD._set_fwd_grad_enabled(True):
             u, params = (fwAD.unpack_dual(t).primal for t in ctx.saved_tensors)
             # The transpose of the backward pass, which is linear in what it gets.
