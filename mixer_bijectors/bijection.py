@@ -6,7 +6,7 @@ from typing import ClassVar
 from normflows.flows import Flow
 from torch import Tensor
 
-from ._checks import check_context, check_event, check_precision
+from ._checks import check_context, check_event, check_precision, check_size, event_axes
 from ._repr import describe
 
 __all__ = ["Bijection", "Shape", "complete_log_det"]
@@ -41,7 +41,8 @@ class Bijection(Flow):
     Raises:
         TypeError: the input is not a tensor of floating point numbers, or of higher precision
             than the parameters; the context is not a tensor.
-        ValueError: the input is of another shape; the context is missing, of another batch
+        ValueError: a size is not a whole number, or below 1 (on construction); the input is of
+            another shape; the context is missing, of another batch
             size, or not of shape (batch, context_features); `transform` returned a log_det of
             another shape than () or (batch,).
 
@@ -76,10 +77,11 @@ class Bijection(Flow):
         context_features: int | None = 0,
     ) -> None:
         super().__init__()
-        if latent_shape is None:
-            latent_shape = event_shape
-        self.event_shape: Shape | None = None if event_shape is None else tuple(event_shape)
-        self.latent_shape: Shape | None = None if latent_shape is None else tuple(latent_shape)
+        name = type(self).__name__
+        self.event_shape = check_declared(name, event_shape)
+        self.latent_shape = check_declared(name, latent_shape) or self.event_shape
+        if context_features is not None:
+            check_size(name, "context_features", context_features, least=0)
         self.context_features = context_features
 
     def transform(
@@ -132,6 +134,16 @@ class Bijection(Flow):
         y, log_det = self.transform(x, context, inverse=inverse)
         # Contiguous, since users flatten results with view.
         return y.to(x.dtype).contiguous(), complete_log_det(type(self).__name__, x, log_det)
+
+
+def check_declared(name: str, shape: Sequence[int | None] | None) -> Shape | None:
+    """Raise unless the axes of an event are None or whole numbers from 1."""
+    if shape is None:
+        return None
+    for axis, size in zip(event_axes(len(shape)), shape):
+        if size is not None:
+            check_size(name, axis, size, least=1)
+    return tuple(None if size is None else int(size) for size in shape)
 
 
 def complete_log_det(name: str, x: Tensor, log_det: Tensor | float) -> Tensor:

@@ -68,10 +68,6 @@ class Autoregressive(Bijection):
     ) -> None:
         super().__init__((features,), context_features=context_features)
         check_univariate(type(self).__name__, univariate)
-        if features < 1:
-            raise ValueError(
-                f"{type(self).__name__}: features must be at least 1, got {features}"
-            )
         if hidden_features < features - 1:
             raise ValueError(
                 f"{type(self).__name__}: hidden_features must be at least features - 1 = "

@@ -16,8 +16,15 @@ __all__ = ["CyclicShift", "Patchify", "Shift", "to_pair"]
 
 def to_pair(size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) from one size for both, or from a pair."""
-    height, width = size if isinstance(size, Sequence) else (size, size)
-    return operator.index(height), operator.index(width)
+    pair: Any = size if hasattr(size, "__len__") else (size, size)
+    try:
+        height, width = map(operator.index, pair)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "a patch_size or an offset must be a whole number or a pair of them, (height, "
+            f"width), got {size!r}"
+        ) from None
+    return height, width
 
 
 def cut(image: Tensor, patch_size: tuple[int, int]) -> Tensor:

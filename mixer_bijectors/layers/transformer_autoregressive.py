@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._checks import is_concrete
+from .._checks import check_size, is_concrete
 from ..bijection import Bijection, complete_log_det
 from ..nets import CausalTransformer
 from ..solvers.fixed_point import solve_in_fixed_passes, with_implicit_gradients
@@ -135,15 +135,12 @@ class TransformerAutoregressive(Bijection):
         reverse: bool = False,
         volume_preserving: bool = False,
     ) -> None:
+        check_size(type(self).__name__, "num_classes", num_classes, least=0)
         super().__init__((num_patches, features), context_features=num_classes)
-        if num_patches < 2 or features < 1:
+        if num_patches < 2:
             raise ValueError(
                 f"{type(self).__name__}: needs at least 2 patches of at least 1 feature, as "
                 f"the first patch passes through, got {num_patches} of {features}"
-            )
-        if num_classes < 0:
-            raise ValueError(
-                f"{type(self).__name__}: num_classes must not be negative, got {num_classes}"
             )
         self.num_patches = num_patches
         self.features = features

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._checks import check_size
 from ._inputs import concatenate_context
 
 __all__ = ["KAN", "cardinal_bspline"]
@@ -123,16 +124,11 @@ class KAN(nn.Module):
         context_features: int = 0,
     ) -> None:
         super().__init__()
-        if not (isinstance(order, int) and 1 <= order <= 3):
+        if order not in (1, 2, 3):
             raise ValueError(f"KAN: order must be 1, 2 or 3, got {order}")
-        counts = {
-            "num_layers": num_layers,
-            "grid_size": grid_size,
-            "hidden_features": hidden_features,
-        }
-        for name, value in counts.items():
-            if not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"KAN: {name} must be a whole number from 1, got {value}")
+        check_size("KAN", "num_layers", num_layers, least=1)
+        check_size("KAN", "grid_size", grid_size, least=1)
+        check_size("KAN", "hidden_features", hidden_features, least=1)
         self.in_features = in_features
         self.context_features = context_features
         hidden = [hidden_features] * (num_layers - 1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .._checks import check_context
+from .._checks import check_context, check_size
 
 __all__ = ["CausalTransformer"]
 
@@ -77,8 +77,7 @@ class CausalTransformer(nn.Module):
             "out_features": out_features,
         }
         for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"CausalTransformer: {name} must be at least 1, got {size}")
+            check_size("CausalTransformer", name, size, least=1)
         if channels < 1 or channels % head_dim:
             raise ValueError(
                 f"CausalTransformer: channels must be a multiple of head_dim={head_dim}, "
