@@ -1,6 +1,7 @@
 """What a layer says when it is handed the wrong thing."""
 
 import sys
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ __all__ = [
     "check_event",
     "check_input",
     "check_precision",
+    "check_size",
     "check_univariate",
+    "event_axes",
     "format_shape",
     "has_values",
     "imported_class",
@@ -28,6 +31,19 @@ _AXES = {
     2: ("patches", "features"),
     3: ("channels", "height", "width"),
 }
+
+
+def event_axes(number: int) -> tuple[str, ...]:
+    """The names of the axes of an event."""
+    return _AXES.get(number, ("any",) * number)
+
+
+def check_size(name: str, argument: str, size: object, *, least: int) -> None:
+    """Refuse a number of features, blocks and so on that is not whole, or too small."""
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < least:
+        raise ValueError(
+            f"{name}: {argument} must be a whole number from {least}, got {size!r}"
+        )
 
 
 def format_shape(*event: int | str) -> str:
@@ -56,7 +72,7 @@ def check_event(name: str, x: Tensor, event: tuple[int | None, ...] | None) -> N
         if x.dim() == 0:
             raise ValueError(f"{name}: expected a batch, got a tensor of shape ()")
         return
-    axes = _AXES.get(len(event), ("any",) * len(event))
+    axes = event_axes(len(event))
     if x.dim() != len(event) + 1:
         wanted = (axis if size is None else size for axis, size in zip(axes, event))
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The base class of every layer: what it declares, and what is checked once for all."""
+"""The base class of all layers: it declares shapes and context, and checks inputs once."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -6,7 +6,8 @@ from typing import ClassVar
 from normflows.flows import Flow
 from torch import Tensor
 
-from ._checks import check_context, check_event, check_precision
+from ._checks import check_context, check_event, check_precision, check_size, event_axes
+from ._repr import describe
 
 __all__ = ["Bijection", "Shape", "complete_log_det"]
 
@@ -22,17 +23,17 @@ class Bijection(Flow):
     against the declarations, run `transform`, and return its result, contiguous and in the
     dtype of the input, with a log-determinant of shape (batch,).
 
-    What reads a context has to say so: a layer that declares `context_features=0` never sees
-    one, and a class-conditional model refuses to be built where no layer declares any. A class
-    that sets `holds_flows` is made of other flows, and hands a context on to them.
+    A layer that reads a context declares its size: with `context_features=0` it never gets
+    one, and a class-conditional model refuses to be built if no layer declares any. A class
+    that sets `holds_flows` is made of other flows, and passes a context on to them.
 
     Args:
         event_shape: shape of one event of data, without the batch; None for an axis of any
             size, or in place of the shape for events that are not known.
         latent_shape: shape of one latent, where it is another.
-        context_features: size of the context that `transform` reads; 0 for none, since models
-            of normflows hand a context to all of their layers; None for a layer that hands on
-            whatever it gets.
+        context_features: size of the context that `transform` reads; 0 for none, although
+            models of normflows pass a context to all of their layers; None for a layer that
+            passes on any context.
 
     Shapes: (batch, \*event_shape) and (batch, \*latent_shape), context
     (batch, context_features), log_det (batch,).
@@ -40,7 +41,8 @@ class Bijection(Flow):
     Raises:
         TypeError: the input is not a tensor of floating point numbers, or of higher precision
             than the parameters; the context is not a tensor.
-        ValueError: the input is of another shape; the context is missing, of another batch
+        ValueError: a size is not a whole number, or below 1 (on construction); the input is of
+            another shape; the context is missing, of another batch
             size, or not of shape (batch, context_features); `transform` returned a log_det of
             another shape than () or (batch,).
 
@@ -55,9 +57,16 @@ class Bijection(Flow):
         ...         return x * log_scale.exp(), log_scale.sum(1)
         >>> layer = Scale(3, context_features=2)
         >>> mb.check_bijection(layer, torch.randn(4, 3), torch.randn(4, 2))
+        >>> mb.Chain([layer, mb.Coupling(3, hidden_features=8, num_blocks=1), mb.LULinear(3)])
+        Chain((3,), context_features=2, 204 parameters)
+          (0): Scale((3,), context_features=2, 9 parameters)
+            (net): Linear(in_features=2, out_features=3, bias=True, 9 parameters)
+          (1): Coupling((3,), Affine(max_log_scale=3.0), 186 parameters)
+            (net): ResidualMLP(2 to 2, width 8, 186 parameters)
+          (2): LULinear((3,), 9 parameters)
     """
 
-    # A layer made of flows leaves it to them to compare precisions and to drop a context.
+    # The flows inside compare precisions and drop contexts themselves.
     holds_flows: ClassVar[bool] = False
 
     def __init__(
@@ -68,10 +77,11 @@ class Bijection(Flow):
         context_features: int | None = 0,
     ) -> None:
         super().__init__()
-        if latent_shape is None:
-            latent_shape = event_shape
-        self.event_shape: Shape | None = None if event_shape is None else tuple(event_shape)
-        self.latent_shape: Shape | None = None if latent_shape is None else tuple(latent_shape)
+        name = type(self).__name__
+        self.event_shape = check_declared(name, event_shape)
+        self.latent_shape = check_declared(name, latent_shape) or self.event_shape
+        if context_features is not None:
+            check_size(name, "context_features", context_features, least=0)
         self.context_features = context_features
 
     def transform(
@@ -86,7 +96,7 @@ class Bijection(Flow):
             inverse: the direction.
 
         Returns:
-            The result, and log_det of shape (batch,), or () if it is the same for all samples.
+            The result, and log_det of shape (batch,), or () if it is equal for all samples.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement transform")
 
@@ -98,8 +108,12 @@ class Bijection(Flow):
         """Latents of data, and log_det of that map."""
         return self._run(x, context, inverse=True)
 
+    def __repr__(self) -> str:
+        """The layer and its parts, with sizes, options and numbers of parameters."""
+        return describe(self)
+
     def check(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> Tensor | None:
-        """Refuse what the layer cannot take; the context as `transform` gets it."""
+        """Check the input and the context, and return the context for `transform`."""
         name = type(self).__name__
         check_event(name, x, self.event_shape if inverse else self.latent_shape)
         like = None if self.holds_flows else next(self.parameters(), None)
@@ -120,6 +134,16 @@ class Bijection(Flow):
         y, log_det = self.transform(x, context, inverse=inverse)
         # Contiguous, since users flatten results with view.
         return y.to(x.dtype).contiguous(), complete_log_det(type(self).__name__, x, log_det)
+
+
+def check_declared(name: str, shape: Sequence[int | None] | None) -> Shape | None:
+    """Raise unless the axes of an event are None or whole numbers from 1."""
+    if shape is None:
+        return None
+    for axis, size in zip(event_axes(len(shape)), shape):
+        if size is not None:
+            check_size(name, axis, size, least=1)
+    return tuple(None if size is None else int(size) for size in shape)
 
 
 def complete_log_det(name: str, x: Tensor, log_det: Tensor | float) -> Tensor:

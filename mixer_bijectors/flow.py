@@ -74,6 +74,8 @@ def event_shapes(flow: nn.Module) -> tuple[Shape | None, Shape | None]:
         return declared.latent_shape, declared.event_shape
     if type(declared) is nf.flows.Reverse:
         return event_shapes(declared.flow)[::-1]
+    if type(declared) is nf.flows.Composite:
+        return chain_shapes("Composite", list(declared._flows))
     return None, None
 
 

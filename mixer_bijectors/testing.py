@@ -1,4 +1,4 @@
-"""A check for layers that users write: what gradcheck is to autograd."""
+"""A check of layers that users write, as gradcheck is one of gradients."""
 
 import copy
 import warnings
@@ -30,10 +30,10 @@ def check_bijection(
     atol: float = 1e-8,
     rtol: float = 1e-6,
 ) -> None:
-    r"""Raise unless `flow` is a bijection with the log-determinants that it says.
+    r"""Raise unless `flow` is a bijection and its log-determinants are correct.
 
     Checked in this order, on copies of the flow in evaluation mode: in the dtype of `x`, the
-    shapes, dtypes and devices of what comes out; then in float64, that values are finite and
+    shapes, dtypes and devices of the results; then in float64, that values are finite and
     the same when computed again, that neither the input nor an earlier result is overwritten,
     that a sample's result does not depend on its neighbours in the batch, that `forward` and
     `inverse` undo each other both ways (each on a copy of its own, which remembers nothing of
@@ -43,8 +43,7 @@ def check_bijection(
     Jacobian takes one backward pass for each dimension, so keep events small (up to some
     hundred).
 
-    A log-determinant that is one number for all samples is taken as it is elsewhere in this
-    library, where it is the same for all.
+    A log-determinant that is one number counts for every sample, as elsewhere in this library.
 
     Args:
         flow: the flow to check, any `normflows.flows.Flow`.

@@ -31,10 +31,10 @@ def test_first_training_batch_comes_out_normalised(direction):
 
 def test_agrees_with_normflows():
     x = batch(torch.float64)
-    ours, theirs = ActNorm(3).double(), nf.flows.ActNorm(3).double()
-    z, log_det = ours.inverse(x)
-    want, want_log_det = theirs.inverse(x)
-    assert_close(z, want, atol=1e-4, rtol=2e-3)  # theirs divides by n - 1 and adds 1e-6
+    layer, reference = ActNorm(3).double(), nf.flows.ActNorm(3).double()
+    z, log_det = layer.inverse(x)
+    want, want_log_det = reference.inverse(x)
+    assert_close(z, want, atol=1e-4, rtol=2e-3)  # The reference divides by n - 1 and adds 1e-6
     assert_close(log_det, want_log_det.expand(500), atol=0.01, rtol=0)
 
 

@@ -242,11 +242,11 @@ def test_gradients_through_sampling_are_those_of_the_definition(options):
         loss = x.sin().sum() + log_det.square().sum()
         return torch.autograd.grad(loss, inputs, allow_unused=True)
 
-    ours = gradients(lambda z: layer(z, context))
+    got = gradients(lambda z: layer(z, context))
     want = gradients(lambda z: _definition(layer, z, context))
-    for got, wanted in zip(ours, want):
+    for one, wanted in zip(got, want):
         if wanted is not None:
-            assert_close(got, wanted, atol=1e-9, rtol=1e-7)
+            assert_close(one, wanted, atol=1e-9, rtol=1e-7)
 
 
 def _definition(layer, z, context):

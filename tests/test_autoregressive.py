@@ -31,10 +31,10 @@ def test_jacobian_is_triangular(univariate, reverse):
 
 def test_density_direction_is_one_pass_and_agrees_with_normflows():
     """Their MAF shifts the other way and scales by a sigmoid, so its shift is compared."""
-    ours = randomised(mb.Autoregressive(5, mb.Additive(), hidden_features=16))
-    theirs = nf.flows.MaskedAffineAutoregressive(5, 16).double()
-    weights = dict(ours.net.named_parameters())
-    for name, parameter in theirs.autoregressive_net.named_parameters():
+    layer = randomised(mb.Autoregressive(5, mb.Additive(), hidden_features=16))
+    reference = nf.flows.MaskedAffineAutoregressive(5, 16).double()
+    weights = dict(layer.net.named_parameters())
+    for name, parameter in reference.autoregressive_net.named_parameters():
         if name.startswith("final_layer"):
             torch.nn.init.zeros_(parameter)
             # Scale and shift of each feature in turn; the scale sigmoid(2 + 0) is the same.
@@ -43,18 +43,18 @@ def test_density_direction_is_one_pass_and_agrees_with_normflows():
             parameter.data.copy_(weights[name])
     x = torch.randn(4, 5, dtype=torch.float64)
     calls = []
-    ours.net.register_forward_hook(lambda *_: calls.append(1))
-    z, _ = ours.inverse(x)
+    layer.net.register_forward_hook(lambda *_: calls.append(1))
+    z, _ = layer.inverse(x)
     assert len(calls) == 1
     scale = torch.sigmoid(torch.tensor(2.0, dtype=torch.float64)) + 1e-3
-    assert_close(theirs(x)[0] - scale * x, x - z)
+    assert_close(reference(x)[0] - scale * x, x - z)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: mb.Autoregressive(9, hidden_features=7), "at least features - 1 = 8, or some"),
-        (lambda: mb.Autoregressive(0), "features must be at least 1, got 0"),
+        (lambda: mb.Autoregressive(0), "features must be a whole number from 1, got 0"),
         (lambda: mb.ContinuousFlow(2, tol=0.0), "tol must be positive, got 0.0"),
     ],
 )
@@ -284,3 +284,11 @@ class TestContinuousFlow:
         monkeypatch.setitem(__import__("sys").modules, "torchdiffeq", None)
         with pytest.raises(ImportError, match=r"pip install 'mixer_bijectors\[ode\]'"):
             mb.ContinuousFlow(3)
+
+
+def test_the_former_name_of_a_jacobi_step_warns():
+    layer = mb.Autoregressive(3, hidden_features=8)
+    z, x = torch.randn(2, 2, 3)
+    with pytest.warns(DeprecationWarning, match="is now jacobi_step"):
+        former = layer.next(z, x)
+    assert_close(former, layer.jacobi_step(z, x))

@@ -1,4 +1,4 @@
-"""What every layer of the registry must do."""
+"""Properties of every layer of the registry."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""What a layer declares, and what the base class makes of it."""
+"""The declarations of layers, and the checks of the base class."""
 
 import normflows as nf
 import pytest
@@ -252,7 +252,7 @@ class TestContext:
         (
             lambda: mb.Shift(mb.PatchMixing(mb.LULinear(64)), (3, 32, 32), 4),
             ValueError,
-            "Shift: PatchMixing is for events of shape (64, None), but inside the frame there "
+            "Shift: PatchMixing is for events of shape (64, any), but inside the frame there "
             "are 49 patches of 48 features",
         ),
         (
@@ -290,3 +290,46 @@ def test_log_dets_of_transforms_are_completed_or_refused():
         assert_close(Constant(log_det)(x)[1], torch.full((4,), 2.0))
     with pytest.raises(ValueError, match=r"Constant returned a log_det of shape \(4, 1\)"):
         Constant(torch.zeros(4, 1))(x)
+
+
+SIZED = (
+    mb.ActNorm,
+    mb.LULinear,
+    mb.Elementwise,
+    mb.Coupling,
+    mb.Autoregressive,
+    mb.ContinuousFlow,
+)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, True, "3"])
+@pytest.mark.parametrize("make", SIZED)
+def test_sizes_that_are_no_whole_numbers_are_refused(make, size):
+    message = f"^{make.__name__}: features must be a whole number from 1, got {size!r}$"
+    with pytest.raises(ValueError, match=message):
+        make(size)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: mb.Coupling(4, context_features=-1),
+            "Coupling: context_features must be a whole",
+        ),
+        (
+            lambda: mb.Coupling(4, num_blocks=-1),
+            "ResidualMLP: num_blocks must be a whole number",
+        ),
+        (
+            lambda: mb.Coupling(4, hidden_features=0),
+            "ResidualMLP: hidden_features must be a whole",
+        ),
+        (lambda: mb.Patchify((1, 4, 4), 2.0), "must be a whole number or a pair of them"),
+        (lambda: mb.Patchify((1, 4, 4), (2, 2, 2)), "must be a whole number or a pair of them"),
+        (lambda: mb.CyclicShift((1, 4, 4), 2, offset="1"), "must be a whole number or a pair"),
+    ],
+)
+def test_impossible_options_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

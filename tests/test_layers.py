@@ -26,16 +26,16 @@ def test_lu_linear_rotation_is_orthogonal():
 
 
 def test_lu_linear_agrees_with_normflows():
-    theirs = nf.flows.LULinearPermute(5, identity_init=False).double()
-    torch.nn.init.normal_(theirs.linear.lower_entries)
-    torch.nn.init.normal_(theirs.linear.upper_entries)
-    lower, upper = theirs.linear._create_lower_upper()
-    ours = mb.LULinear(5).double()
+    reference = nf.flows.LULinearPermute(5, identity_init=False).double()
+    torch.nn.init.normal_(reference.linear.lower_entries)
+    torch.nn.init.normal_(reference.linear.upper_entries)
+    lower, upper = reference.linear._create_lower_upper()
+    layer = mb.LULinear(5).double()
     with torch.no_grad():
-        ours.factors.copy_(lower.tril(-1) + upper.triu(1) + upper.diagonal().log().diag())
+        layer.factors.copy_(lower.tril(-1) + upper.triu(1) + upper.diagonal().log().diag())
     x = torch.randn(3, 5, dtype=torch.float64)
-    permuted, _ = theirs.permutation(x)
-    assert_close(ours.inverse(permuted), theirs.inverse(x))
+    permuted, _ = reference.permutation(x)
+    assert_close(layer.inverse(permuted), reference.inverse(x))
 
 
 def test_ill_conditioned_lu_linear_inverts_in_float64():
@@ -59,12 +59,12 @@ def test_coupling_keeps_one_half(features, reverse):
 
 def test_coupling_agrees_with_normflows():
     """Same net, with its outputs interleaved as normflows expects them."""
-    ours = mb.Coupling(6, mb.Additive(), hidden_features=8)
-    torch.nn.init.normal_(ours.net.final.weight)
-    theirs = nf.flows.AffineCouplingBlock(ours.net, scale=False)
+    layer = mb.Coupling(6, mb.Additive(), hidden_features=8)
+    torch.nn.init.normal_(layer.net.final.weight)
+    reference = nf.flows.AffineCouplingBlock(layer.net, scale=False)
     x = torch.randn(4, 6)
-    assert_close(ours.inverse(x), theirs.inverse(x))
-    assert_close(ours(x), theirs(x))
+    assert_close(layer.inverse(x), reference.inverse(x))
+    assert_close(layer(x), reference(x))
 
 
 def test_coupling_takes_any_net():

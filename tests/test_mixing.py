@@ -1,4 +1,6 @@
-"""Lifting foreign flows to the mixer matrix."""
+"""Lifting flows of normflows to the mixer matrix."""
+
+import re
 
 import normflows as nf
 import pytest
@@ -11,7 +13,7 @@ import mixer_bijectors as mb
 FEATURES = 6
 
 
-FOREIGN = {
+FLOWS = {
     "MaskedAffineAutoregressive": lambda: nf.flows.MaskedAffineAutoregressive(FEATURES, 8),
     "CoupledRationalQuadraticSpline": lambda: nf.flows.CoupledRationalQuadraticSpline(
         FEATURES, 1, 8
@@ -31,10 +33,10 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("name", FLOWS)
 @pytest.mark.parametrize("lift", [mb.ChannelMixing, mb.PatchMixing])
 def test_lifts_flows_of_normflows(name, lift):
-    flow = FOREIGN[name]().double()
+    flow = FLOWS[name]().double()
     shape = (3, FEATURES) if lift is mb.ChannelMixing else (FEATURES, 3)
     x = torch.randn(4, *shape, dtype=torch.float64)
     flow.inverse(torch.randn(32, FEATURES).double())  # lets a data-dependent one initialise
@@ -97,7 +99,7 @@ def test_a_context_that_nothing_inside_reads_is_ignored(lift, context_shape):
         assert_close(run(x, context), run(x), atol=0, rtol=0)
 
 
-def test_context_of_a_foreign_flow():
+def test_context_of_a_flow_of_normflows():
     flow = nf.flows.MaskedAffineAutoregressive(5, 8, context_features=2)
     x, context = torch.randn(2, 3, 5), torch.randn(2, 2)
     z, _ = mb.ChannelMixing(flow).inverse(x, context)
@@ -134,9 +136,9 @@ def test_pixel_mixing_is_a_1x1_convolution():
 
 
 def test_image_layers_drop_into_a_two_level_glow():
-    """Squeeze, GlowBlock and Split of normflows beside matrix layers of ours."""
+    """Squeeze, GlowBlock and Split of normflows beside matrix layers of this library."""
     patchify = mb.Patchify((12, 4, 4), 2)
-    ours = mb.Chain(
+    mixer = mb.Chain(
         [
             nf.flows.Reverse(patchify),
             mb.ChannelMixing(mb.Coupling(48, hidden_features=8)),
@@ -146,7 +148,7 @@ def test_image_layers_drop_into_a_two_level_glow():
     )
     levels = [
         [nf.flows.GlowBlock(24, 8), nf.flows.Squeeze()],
-        [ours, mb.PixelMixing(mb.LULinear(12)), nf.flows.GlowBlock(12, 8), nf.flows.Squeeze()],
+        [mixer, mb.PixelMixing(mb.LULinear(12)), nf.flows.GlowBlock(12, 8), nf.flows.Squeeze()],
     ]
     bases = [nf.distributions.DiagGaussian(shape) for shape in ((24, 2, 2), (6, 4, 4))]
     model = nf.MultiscaleFlow(bases, levels, [nf.flows.Merge()], class_cond=False)
@@ -157,3 +159,63 @@ def test_image_layers_drop_into_a_two_level_glow():
     samples, log_prob = model.sample(4)
     assert samples.shape == (4, 3, 8, 8)
     assert_close(model.log_prob(samples, None), log_prob, atol=1e-2, rtol=1e-4)
+
+
+def coupling(size, **options):
+    return mb.Coupling(size, hidden_features=8, **options)
+
+
+SHIFT = ((3, 32, 32), 4)
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "message"),
+    [
+        (
+            lambda: mb.PatchMixing(coupling(48)),
+            (2, 64, 48),
+            "PatchMixing: expected 48 patches, got 64 in an input of shape (2, 64, 48)",
+        ),
+        (
+            lambda: mb.PatchMixing(nf.flows.Composite([mb.LULinear(48), coupling(48)])),
+            (2, 64, 48),
+            "PatchMixing: expected 48 patches, got 64 in an input of shape (2, 64, 48)",
+        ),
+        (
+            lambda: mb.ChannelMixing(nf.flows.Reverse(coupling(64))),
+            (2, 64, 48),
+            "ChannelMixing: expected 64 features, got 48 in an input of shape (2, 64, 48)",
+        ),
+        (
+            lambda: mb.PixelMixing(coupling(4)),
+            (2, 3, 8, 8),
+            "PixelMixing: expected 4 channels, got 3 in an input of shape (2, 3, 8, 8)",
+        ),
+        (
+            lambda: mb.Shift(mb.PatchMixing(coupling(48)), *SHIFT),
+            None,
+            "Shift: PatchMixing is for events of shape (48, any), but inside the frame there "
+            "are 49 patches of 48 features",
+        ),
+        (
+            lambda: mb.Shift(mb.PatchMixing(coupling(49)), *SHIFT),
+            (2, 49, 48),
+            "Shift: expected shape (batch, 64, 48), got (2, 49, 48)",
+        ),
+        (
+            lambda: mb.Chain([mb.CyclicShift(*SHIFT), mb.PatchMixing(coupling(48))]),
+            None,
+            "Chain: flows[1] (PatchMixing) hands latents of shape (48, any) to flows[0] "
+            "(CyclicShift), which is for (64, 48)",
+        ),
+        (
+            lambda: mb.Shift(mb.PatchMixing(coupling(49, context_features=3)), *SHIFT),
+            (2, 64, 48),
+            "Shift: built with context_features=3 but called without context; pass a context "
+            "of shape (2, 3)",
+        ),
+    ],
+)
+def test_errors_of_lifted_layers_speak_of_the_shapes_that_the_user_sees(build, shape, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        build().inverse(torch.randn(shape))

@@ -1,4 +1,4 @@
-"""What both conditioners take and refuse."""
+"""Inputs that both conditioners accept and refuse."""
 
 import pytest
 import torch

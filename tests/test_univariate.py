@@ -17,6 +17,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
+from mixer_bijectors.univariate.rational_quadratic import evaluate
 
 DIRECTIONS = pytest.mark.parametrize("inverse", [False, True])
 SPLINES = {name: u for name, u in UNIVARIATES.items() if name not in ("additive", "affine")}
@@ -147,13 +148,13 @@ def test_nothing_breaks_any_univariate():
 @pytest.mark.parametrize("scale", [1.0, 10.0])
 def test_affine_agrees_with_zuko(scale):
     x, params = draw(mb.Affine(), scale)
-    theirs = zuko.transforms.MonotonicAffineTransform(
+    reference = zuko.transforms.MonotonicAffineTransform(
         params[..., 1], params[..., 0], slope=math.exp(-mb.Affine.max_log_scale)
     )
     y, log_derivative = mb.Affine()(x, params)
-    assert_close(y, theirs(x))
-    assert_close(log_derivative, theirs.log_abs_det_jacobian(x, y))
-    assert_close(mb.Affine()(y, params, inverse=True)[0], theirs.inv(y))
+    assert_close(y, reference(x))
+    assert_close(log_derivative, reference.log_abs_det_jacobian(x, y))
+    assert_close(mb.Affine()(y, params, inverse=True)[0], reference.inv(y))
 
 
 # In float32 with parameters that make no bin so narrow or steep that rounding is seen.
@@ -166,15 +167,15 @@ PRECISIONS = pytest.mark.parametrize(
 @DIRECTIONS
 @pytest.mark.parametrize("circular", [False, True])
 @pytest.mark.parametrize(
-    "theirs",
+    "reference",
     [
         normflows_splines.unconstrained_rational_quadratic_spline,
         nflows_splines.unconstrained_rational_quadratic_spline,
     ],
     ids=["normflows", "nflows"],
 )
-def test_rational_quadratic_agrees_with(theirs, circular, inverse, dtype, scale, atol):
-    if circular and theirs.__module__.startswith("nflows"):
+def test_rational_quadratic_agrees_with(reference, circular, inverse, dtype, scale, atol):
+    if circular and reference.__module__.startswith("nflows"):
         pytest.skip("nflows has no circular splines")
     spline = mb.RationalQuadratic(num_bins=6, bound=2.0, circular=circular)
     x, params = draw(spline, scale, dtype=dtype)
@@ -185,8 +186,39 @@ def test_rational_quadratic_agrees_with(theirs, circular, inverse, dtype, scale,
     slopes = (slopes / (1 + slopes.abs() / math.log(1e3))).exp()
     slopes = (slopes - 1e-3).expm1().log()
     tails = "circular" if circular else "linear"
-    want = theirs(x, widths, heights, slopes, inverse=inverse, tails=tails, tail_bound=2.0)
+    want = reference(x, widths, heights, slopes, inverse=inverse, tails=tails, tail_bound=2.0)
     assert_close(spline(x, params, inverse), want, atol=atol, rtol=atol)
+
+
+@DIRECTIONS
+@pytest.mark.parametrize("circular", [False, True])
+def test_rational_quadratic_has_the_values_and_gradients_of_its_formula(circular, inverse):
+    spline = mb.RationalQuadratic(num_bins=5, bound=2.0, circular=circular)
+    x, params = draw(spline, 2.0)
+    x = x.clamp(-1.99, 1.99)
+    weights = torch.randn(2, *x.shape, dtype=x.dtype)
+
+    def gradients(values, *inputs):
+        total = sum((weight * value).sum() for weight, value in zip(weights, values))
+        return torch.autograd.grad(total, inputs)
+
+    if inverse:
+        # Where y = f(x), so that both directions are compared at the points of the formula.
+        x = spline(x, params)[0]
+        x.requires_grad_(), params.requires_grad_()
+        got = spline(x, params, inverse=True)
+        start = got[0].detach().requires_grad_()
+        y = evaluate(spline, start, params)[0]
+        assert_close(y, x)
+        # By the implicit function: dx = (dy - df) / slope.
+        slope = torch.autograd.grad(y.sum(), start, retain_graph=True)[0]
+        position = start.detach() + (x - y) / slope.detach()
+        want = (position, -evaluate(spline, position, params)[1])
+    else:
+        x.requires_grad_(), params.requires_grad_()
+        got, want = spline(x, params), evaluate(spline, x, params)
+    assert_close(got, want)
+    assert_close(gradients(got, x, params), gradients(want, x, params))
 
 
 @PRECISIONS
@@ -199,14 +231,14 @@ def test_rational_quadratic_agrees_with_zuko(inverse, dtype, scale, atol):
     shares = [(1e-3 + (1 - 6e-3) * t.softmax(-1)).log() for t in logits]
     shares = [t - t.mean(-1, keepdim=True) for t in shares]
     widths, heights = (t / (1 - 2 * t.abs() / math.log(1e3)) for t in shares)
-    theirs = zuko.transforms.MonotonicRQSTransform(widths, heights, slopes, bound=2.0)
+    reference = zuko.transforms.MonotonicRQSTransform(widths, heights, slopes, bound=2.0)
     y, log_derivative = spline(x, params, inverse)
-    want = theirs.inv(x) if inverse else theirs(x)
+    want = reference.inv(x) if inverse else reference(x)
     assert_close(y, want, atol=atol, rtol=atol)
     if inverse:
-        want = -theirs.log_abs_det_jacobian(want, x)
+        want = -reference.log_abs_det_jacobian(want, x)
     else:
-        want = theirs.log_abs_det_jacobian(x, want)
+        want = reference.log_abs_det_jacobian(x, want)
     assert_close(log_derivative, want, atol=atol, rtol=atol)
 
 
@@ -233,11 +265,11 @@ def test_monotone_bspline_is_the_bspline_of_scipy(dtype, scale, atol):
     first = torch.tensor([-2 - cell], dtype=torch.float64)
     coefficients = torch.cat((first, coefficients)).numpy()
     knots = -2 + cell * torch.arange(-3, 11).double().numpy()
-    theirs = BSpline(knots, coefficients, 3)
+    reference = BSpline(knots, coefficients, 3)
     x = torch.linspace(-1.99, 1.99, 101, dtype=dtype)
     y, log_derivative = spline(x, params)
-    want = torch.as_tensor(theirs(x.double().numpy()))
-    slope = torch.as_tensor(theirs.derivative()(x.double().numpy()))
+    want = torch.as_tensor(reference(x.double().numpy()))
+    slope = torch.as_tensor(reference.derivative()(x.double().numpy()))
     assert_close(y.double(), want, atol=atol, rtol=atol)
     assert_close(log_derivative.double(), slope.log(), atol=10 * atol, rtol=10 * atol)
 

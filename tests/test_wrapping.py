@@ -62,8 +62,8 @@ class OwnParams(mb.Autoregressive):
         return super()._params(x, context) + 0.5
 
 
-class OwnNext(mb.Autoregressive):
-    def next(self, z, x, context=None):
+class OwnStep(mb.Autoregressive):
+    def jacobi_step(self, z, x, context=None):
         raise AssertionError("not what forward does")
 
 
@@ -135,7 +135,7 @@ CHANGED = {
     "spline, own loop inside": (spline_with_an_own_loop, False),
     "own directions": (lambda: ours(scaled(mb.Autoregressive)), False),
     "own parameters": (lambda: ours(OwnParams), True),
-    "own next": (lambda: ours(OwnNext), False),
+    "own step": (lambda: ours(OwnStep), False),
     "hook": (lambda: hooked("register_forward_hook"), False),
     "pre-hook": (lambda: hooked("register_forward_pre_hook"), False),
     "replaced inverse": (lambda: replaced(maf(), "inverse", double_first), False),

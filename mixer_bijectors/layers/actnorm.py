@@ -17,7 +17,7 @@ class ActNorm(Bijection):
     .. math:: x = z \, e^{s} + t
 
     The first batch seen in training mode, in either direction, sets :math:`s` and :math:`t`
-    so that what leaves the layer has mean 0 and variance 1; evaluation mode never does. When
+    so that the output of the layer has mean 0 and variance 1; evaluation mode never does. When
     torch.distributed is initialised, all ranks must see their first batch together, and all
     take the statistics of the joint batch. Values that are not finite are left out of the
     statistics, and a feature that is constant in the batch is shifted but not scaled.
@@ -26,8 +26,8 @@ class ActNorm(Bijection):
         features: number of features.
 
     Attributes:
-        warns: whether to warn of evaluation before the first batch, which turns it off. What
-            evaluates a model before it trains it, to see that it can, turns it off too.
+        warns: whether to warn of evaluation before the first batch; the warning turns it off.
+            Code that evaluates a model before training, as a check, sets it to False.
 
     Shapes: (batch, features) in and out, log_det (batch,).
 

@@ -1,5 +1,6 @@
 """Autoregressive layers."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ __all__ = ["Autoregressive"]
 
 
 class Autoregressive(Bijection):
-    r"""Transforms each feature with parameters that a masked net reads off those before it.
+    r"""Transforms each feature with parameters that a masked net computes from those before it.
 
     .. math:: x_i = f(z_i; \mathrm{net}_i(x_1, \ldots, x_{i - 1}, \mathrm{context}))
 
@@ -67,10 +68,6 @@ class Autoregressive(Bijection):
     ) -> None:
         super().__init__((features,), context_features=context_features)
         check_univariate(type(self).__name__, univariate)
-        if features < 1:
-            raise ValueError(
-                f"{type(self).__name__}: features must be at least 1, got {features}"
-            )
         if hidden_features < features - 1:
             raise ValueError(
                 f"{type(self).__name__}: hidden_features must be at least features - 1 = "
@@ -79,7 +76,7 @@ class Autoregressive(Bijection):
         self.features = features
         self.univariate = univariate
         self.reverse = reverse
-        # It looks at its masks, which have no values on the meta device.
+        # Building a MADE reads the values of its masks, which the meta device does not have.
         with torch.device("cpu"):
             net = MADE(
                 features,
@@ -115,24 +112,36 @@ class Autoregressive(Bijection):
         x = torch.zeros_like(y)
         log_derivatives = []
         for i, chosen in enumerate(torch.eye(self.features, dtype=torch.bool, device=x.device)):
-            # Features not yet sampled are zeros: the masks hide them from the net, but a
-            # product with zero would not hide what is not finite.
+            # Features not yet sampled are zeros: masks hide finite values from the net, but
+            # the product of zero and a value that is not finite is not zero.
             column, log_derivative = self.univariate(y[:, i], self._params(x, context)[:, i])
             x = torch.where(chosen, column.unsqueeze(1), x)
             log_derivatives.append(log_derivative)
         return self._order(x), torch.stack(log_derivatives, dim=1).sum(1)
 
-    def next(
+    def jacobi_step(
         self, z: Tensor, x: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """All features at once, each as if those of `x` before it were right, and log_det.
+        """One step of the Jacobi iteration for `forward`: all features at once, and log_det.
 
-        What `forward` returns is the fixed point of this; see `ParallelInverse`.
+        Each feature is computed from the current values `x` of those before it. The fixed point
+        is what `forward` returns; see `ParallelInverse`.
         """
         context = self.check(x, context, inverse=True)
         params = self._params(self._order(x), context)
         x, log_derivative = self.univariate(self._order(z), params)
         return self._order(x), log_derivative.sum(1).to(z.dtype)
+
+    def next(
+        self, z: Tensor, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The former name of `jacobi_step`."""
+        warnings.warn(
+            "Autoregressive.next is now jacobi_step; the former name works until 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.jacobi_step(z, x, context)
 
     def _order(self, x: Tensor) -> Tensor:
         return x.flip(1) if self.reverse else x
@@ -147,7 +156,7 @@ class Autoregressive(Bijection):
 
 
 def _start_at_zero(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Let a checkpoint from before there was a net for the first feature load without it."""
+    """Complete a checkpoint that was saved before there was a net for the first feature."""
     start = f"{prefix}first."
     if any(key.startswith(start) for key in state_dict):
         return

@@ -25,9 +25,9 @@ class ContinuousFlow(Bijection):
     In training mode the trace is Hutchinson's unbiased estimate with one random sign vector for
     each sample, drawn anew for every call; in evaluation mode it is exact, at the cost of
     `features` derivatives. Dormand and Prince's solver of torchdiffeq adapts its steps to the
-    worst value in the batch, hence looks at values on the host in every step, does not compile
-    to one graph, cannot be traced or exported, and gives results that depend on the rest of the
-    batch within its error. Gradients are those of the steps that it took.
+    worst value in the batch. Hence it synchronises with the host in every step, does not
+    compile to one graph, cannot be traced or exported, and gives results that depend on the
+    rest of the batch within its error. Gradients are those of the steps of the solver.
 
     `tol` bounds the error of a step, not that of a solution, which later steps stretch. In
     float32, on round trips of 200 standard normal samples of 6 features, the worst of them errs
@@ -112,7 +112,7 @@ class ContinuousFlow(Bijection):
         compute = torch.promote_types(dtype, torch.float32)
         # No step is small enough to be more exact than the net is.
         tol = max(self.tol, torch.finfo(dtype).eps)
-        # A sample that is not finite would leave the solver no step size for any other.
+        # With a sample that is not finite the solver would find no step size for the others.
         finite = x.isfinite().all(1)
         if context is not None:
             finite = finite & context.isfinite().all(1)
@@ -148,7 +148,7 @@ class ContinuousFlow(Bijection):
 
 
 def _largest(state: tuple[Tensor, ...]) -> Tensor:
-    """Where the mean over the batch would hide the errors of a few samples."""
+    """The largest absolute value; a mean over the batch would hide errors of a few samples."""
     return torch.stack([part.abs().amax() for part in state]).amax()
 
 

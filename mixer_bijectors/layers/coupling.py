@@ -15,7 +15,7 @@ __all__ = ["Coupling"]
 
 
 class Coupling(Bijection):
-    r"""Transforms one half of the features with parameters that a net reads off the other half.
+    r"""Transforms one half of the features with parameters that a net computes from the other.
 
     .. math:: x_1 = z_1, \qquad x_2 = f(z_2; \mathrm{net}(z_1, \mathrm{context}))
 

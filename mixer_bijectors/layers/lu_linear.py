@@ -13,7 +13,7 @@ __all__ = ["LULinear"]
 
 
 class LULinear(Bijection):
-    r"""Invertible matrix :math:`W = P L U` with a log-determinant read off its diagonal.
+    r"""Invertible matrix :math:`W = P L U` whose log-determinant is the sum of a diagonal.
 
     The data-to-latent direction, which training runs, is the product :math:`z = W x`; the
     latent-to-data direction solves with the two triangles, and never forms an inverse. `P` is
@@ -99,7 +99,7 @@ class LULinear(Bijection):
 def _read_indices(
     layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
 ) -> None:
-    """Take the permutation of a state_dict from before it was a matrix, when it was indices."""
+    """Convert the permutation of an older state_dict, which holds indices, to a matrix."""
     key = f"{prefix}permutation"
     permutation = state_dict.get(key)
     if permutation is not None and permutation.dim() == 1:

@@ -11,7 +11,7 @@ __all__ = ["ChannelMixing", "PatchMixing", "PixelMixing"]
 
 
 class _Mixing(Bijection):
-    """Applies one vector flow to all vectors along `axis`, as one large batch of them."""
+    """A vector flow on all vectors along `axis`, as one large batch."""
 
     axis: ClassVar[int]
     num_axes: ClassVar[int]

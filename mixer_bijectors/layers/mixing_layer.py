@@ -1,4 +1,4 @@
-"""The layer of MixerFlow: patches are mixed, then features, by parts that have names."""
+"""The layer of MixerFlow, which mixes features and patches, with named parts."""
 
 from collections.abc import Callable
 from functools import partial
@@ -149,7 +149,7 @@ def _couplings(size: int, **options: Any) -> Chain:
 
 
 def _name_parts(layer: Any, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
-    """Give names to the parts of a state_dict from before they had any."""
+    """Rename the numbered parts of an older state_dict."""
     for index, name in enumerate(layer.names):
         former = f"{prefix}flows.{index}."
         for key in [key for key in state_dict if key.startswith(former)]:

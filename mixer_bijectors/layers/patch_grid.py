@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._repr import format_event
 from ..bijection import Bijection
 from ..flow import Flow, apply_flow, check_flow, context_features, event_shapes
 
@@ -14,9 +15,16 @@ __all__ = ["CyclicShift", "Patchify", "Shift", "to_pair"]
 
 
 def to_pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) from a size that stands for both, or from a pair."""
-    height, width = size if isinstance(size, Sequence) else (size, size)
-    return operator.index(height), operator.index(width)
+    """(height, width) from one size for both, or from a pair."""
+    pair: Any = size if hasattr(size, "__len__") else (size, size)
+    try:
+        height, width = map(operator.index, pair)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "a patch_size or an offset must be a whole number or a pair of them, (height, "
+            f"width), got {size!r}"
+        ) from None
+    return height, width
 
 
 def cut(image: Tensor, patch_size: tuple[int, int]) -> Tensor:
@@ -42,7 +50,7 @@ class Patchify(Bijection):
 
     Patches run row-major; the features of a patch are ordered (channel, row, column), as
     `torch.nn.functional.unfold` orders them. `inverse` maps image to matrix (data to latent),
-    `forward` matrix to image. To run matrix layers inside an image model that stands already,
+    `forward` matrix to image. To run matrix layers inside an existing image model,
     wrap them: `Chain([nf.flows.Reverse(patchify), layer, patchify])`.
 
     Args:
@@ -107,18 +115,20 @@ class Patchify(Bijection):
         return y, x.new_zeros(())
 
     def positions(self) -> Tensor:
-        """Where each entry of the matrix comes from: indices into the flattened image."""
+        """Indices into the flattened image of all entries, (num_patches, features)."""
         pixels = torch.arange(self.num_patches * self.features)
         return cut(pixels.view(1, *self.image_shape), self.patch_size)[0]
 
 
 class Shift(Bijection):
-    r"""Runs a matrix flow on a patch grid that is moved against the image, so that patch
-    boundaries mix; a frame of pixels that the moved grid leaves over passes through.
+    r"""Applies a matrix flow to a patch grid that is moved against the image.
+
+    So pixels on both sides of a patch boundary mix. A frame of pixels outside of the moved grid
+    is not transformed.
 
     The moved grid starts `offset` pixels from the top and left edge and holds all whole patches
     from there on: with the default offset and even patches, the frame is half a patch wide on
-    all four sides. What lies in the frame is not transformed by this layer.
+    all four sides.
 
     Args:
         flow: a matrix flow for the inner image, whose number of patches is smaller:
@@ -163,13 +173,12 @@ class Shift(Bijection):
         inner = Patchify(self.inner_shape(image_shape, patch_size, offset), patch_size)
         size = (inner.num_patches, inner.features)
         event = event_shapes(flow)[1]
-        fits = event is None or (
+        if event is not None and not (
             len(event) == 2 and all(n in (None, want) for n, want in zip(event, size))
-        )
-        if not fits:
+        ):
             raise ValueError(
-                f"Shift: {type(flow).__name__} is for events of shape {event}, but inside the "
-                f"frame there are {size[0]} patches of {size[1]} features"
+                f"Shift: {type(flow).__name__} is for events of shape {format_event(event)}, "
+                f"but inside the frame there are {size[0]} patches of {size[1]} features"
             )
         super().__init__(
             (outer.num_patches, outer.features), context_features=context_features(flow)
@@ -218,7 +227,7 @@ class Shift(Bijection):
 
 
 class CyclicShift(Bijection):
-    r"""Rolls the image under the patch grid: what leaves on one edge enters on the other.
+    r"""Rolls the image under the patch grid: pixels that leave at one edge enter at the other.
 
     `inverse` rolls up and left by `offset` pixels, so that patches start `offset` pixels later;
     `forward` rolls back. Unlike `Shift` it has no frame and keeps the number of patches, at the
@@ -270,7 +279,7 @@ class CyclicShift(Bijection):
 def _drop_indices(
     layer: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
 ) -> None:
-    """Leave out the indices in a state_dict from before the layers did without."""
+    """Remove the indices from an older state_dict; the layers no longer need them."""
     for name in ("inner", "rolled", "unrolled"):
         state_dict.pop(prefix + name, None)
 

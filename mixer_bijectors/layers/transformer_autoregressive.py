@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._checks import is_concrete
+from .._checks import check_size, is_concrete
 from ..bijection import Bijection, complete_log_det
 from ..nets import CausalTransformer
-from ..solvers.fixed_point import differentiable, solve_unchecked
+from ..solvers.fixed_point import solve_in_fixed_passes, with_implicit_gradients
 from ..solvers.patch_windows import METHODS, sample_in_windows
+from .patch_prediction import CachedPrediction, Prediction
 
 __all__ = ["GUIDES", "Guidance", "TransformerAutoregressive"]
 
@@ -19,7 +20,7 @@ GUIDES = ("scale+shift", "scale", "shift")
 
 @dataclass(frozen=True)
 class Guidance:
-    r"""Samples pushed away from what a weaker prediction would make of them.
+    r"""Guidance of samples: each prediction is pushed away from a weaker one.
 
     Scales and shifts :math:`p` of each patch become :math:`p + w (p - p')`, where the weaker
     prediction :math:`p'` is made without the class and with another attention temperature.
@@ -64,7 +65,7 @@ class Guidance:
 
 
 class TransformerAutoregressive(Bijection):
-    r"""Scales and shifts each patch by what a causal Transformer reads off those before it.
+    r"""Scales and shifts each patch by the outputs of a causal Transformer on those before it.
 
     .. math:: x_i = z_i \odot \exp(a_i) + b_i, \qquad
         a_i, b_i = \mathrm{net}(x_1, \ldots, x_{i - 1}, \mathrm{context})
@@ -73,8 +74,8 @@ class TransformerAutoregressive(Bijection):
     over all patches at once. The sampling direction is sequential over patches, and computes
     many of them at once where that is faster.
 
-    Classes come as a context of weights: one-hot rows, or uniform ones for no class in
-    particular, which adds the mean of the class embeddings.
+    Classes come as a context of weights: one-hot rows, or uniform ones for the null
+    class, which add the mean of the class embeddings.
 
     Args:
         num_patches: number of patches, at least 2.
@@ -91,8 +92,8 @@ class TransformerAutoregressive(Bijection):
         net: the `nets.CausalTransformer`; its `checkpointing` saves memory in training.
         tol: the change of a patch, relative to values above 1, from which on it counts as
             settled when patches are sampled at once; that is in float32 and below, and as much
-            smaller in float64 as that is more exact.
-        last_calls: calls of the net that the last `forward` took.
+            smaller in float64 as that is more precise.
+        last_calls: number of calls of the net in the last `forward`.
         last_passes: patches that went through the net, in multiples of those of the sequential
             method, 1 for that one itself; mean over the samples.
 
@@ -134,15 +135,12 @@ class TransformerAutoregressive(Bijection):
         reverse: bool = False,
         volume_preserving: bool = False,
     ) -> None:
+        check_size(type(self).__name__, "num_classes", num_classes, least=0)
         super().__init__((num_patches, features), context_features=num_classes)
-        if num_patches < 2 or features < 1:
+        if num_patches < 2:
             raise ValueError(
                 f"{type(self).__name__}: needs at least 2 patches of at least 1 feature, as "
                 f"the first patch passes through, got {num_patches} of {features}"
-            )
-        if num_classes < 0:
-            raise ValueError(
-                f"{type(self).__name__}: num_classes must not be negative, got {num_classes}"
             )
         self.num_patches = num_patches
         self.features = features
@@ -168,7 +166,7 @@ class TransformerAutoregressive(Bijection):
         if not inverse:
             return self._sample(x, context, "auto", None)
         wide = self._read(x)
-        log_scale, shift = _Prediction(self, wide, context).of_all(wide)
+        log_scale, shift = Prediction(self, wide, context)(wide)
         z = torch.cat((wide[:, :1], (wide[:, 1:] - shift) * (-log_scale).exp()), dim=1)
         return self._order(z), -log_scale.flatten(1).sum(1)
 
@@ -204,30 +202,30 @@ class TransformerAutoregressive(Bijection):
         self, z: Tensor, context: Tensor | None, method: str, guidance: Guidance | None
     ) -> tuple[Tensor, Tensor]:
         wide = self._read(z)
-        prediction = _Prediction(self, wide, context, guidance)
+        prediction = Prediction(self, wide, context, guidance)
 
         def step(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            log_scale, shift = prediction.of_all(x)
+            log_scale, shift = prediction(x)
             new = torch.addcmul(shift, wide[:, 1:], log_scale.exp())
             return torch.cat((wide[:, :1], new), dim=1), log_scale.flatten(1).sum(1)
 
         inputs = [t for t in (z, context, *self.net.parameters()) if t is not None]
         if not all(map(is_concrete, inputs)):
-            x, log_det = solve_unchecked(step, torch.zeros_like(wide))
+            x, log_det = solve_in_fixed_passes(step, torch.zeros_like(wide))
             return self._order(x), log_det
-        # What float32 can tell apart, float64 can tell apart that much closer.
+        # The tolerance is that for float32; float64 is finer by the ratio of their precisions.
         finer = min(1.0, torch.finfo(z.dtype).eps / torch.finfo(torch.float32).eps)
         tol = self.tol * finer
         with torch.inference_mode():  # an eighth faster than no_grad for small batches
-            reader = _Reader(self, wide, context, guidance)
-            x, log_scales, work = sample_in_windows(reader, wide, method=method, tol=tol)
+            cached = CachedPrediction(self, wide, context, guidance)
+            x, log_scales, cost = sample_in_windows(cached, wide, method=method, tol=tol)
             log_det = log_scales.flatten(1).sum(1)
         x, log_det = x.clone(), log_det.clone()  # which are ordinary tensors again
-        self.last_calls = work.calls
-        self.last_passes = work.patches / (self.num_patches - 1)
+        self.last_calls = cost.calls
+        self.last_passes = cost.patches / (self.num_patches - 1)
         if torch.is_grad_enabled():
             order = torch.arange(self.num_patches, device=z.device)
-            x, log_det = differentiable(step, x, log_det, order, tol)
+            x, log_det = with_implicit_gradients(step, x, log_det, order, tol)
         return self._order(x), log_det
 
     def _read(self, x: Tensor) -> Tensor:
@@ -237,98 +235,3 @@ class TransformerAutoregressive(Bijection):
 
     def _order(self, x: Tensor) -> Tensor:
         return x.flip(1) if self.reverse else x
-
-
-class _Prediction:
-    """Log-scales and shifts of patches from those before them, guided or not."""
-
-    def __init__(
-        self,
-        layer: TransformerAutoregressive,
-        x: Tensor,
-        context: Tensor | None,
-        guidance: Guidance | None = None,
-    ) -> None:
-        self.net = layer.net
-        self.volume_preserving = layer.volume_preserving
-        self.context = context
-        self.temperature: Tensor | float = 1.0
-        self.weight: Tensor | None = None
-        if guidance is not None and guidance.weight > 0:
-            self._guide(x, guidance)
-
-    def _guide(self, x: Tensor, guidance: Guidance) -> None:
-        """Let each sample go through the net twice, the second half being what is weaker."""
-        if self.context is None and guidance.attention_temperature == 1.0:
-            raise ValueError(
-                f"{type(self).__name__}: guidance of a model without classes needs an "
-                "attention_temperature other than 1.0, or nothing makes the prediction weaker"
-            )
-        if self.context is not None:
-            uniform = torch.full_like(self.context, 1 / self.context.shape[1])
-            self.context = torch.cat((self.context, uniform))
-        if guidance.attention_temperature != 1.0:
-            temperature = x.new_ones(2, x.shape[0], 1, 1, 1)
-            temperature[1] = guidance.attention_temperature
-            self.temperature = temperature.flatten(0, 1)
-        parts = ("shift",) if self.volume_preserving else ("scale", "shift")
-        # Filled on the device: to copy a list there would synchronise.
-        weight = torch.cat(
-            [x.new_full(x.shape[2:], guidance.weight * (p in guidance.guide)) for p in parts]
-        )
-        if guidance.annealed:
-            share = torch.linspace(0, 1, x.shape[1], dtype=x.dtype, device=x.device)
-            weight = share[1:, None] * weight
-        self.weight = weight.expand(x.shape[1] - 1, -1)
-
-    def of_all(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of all patches but the first, from all but the last."""
-        return self._run(x[:, :-1], self.net.offsets(self.context), None, 0)
-
-    def _run(
-        self, x: Tensor, offsets: Tensor, cache: Tensor | None, start: int
-    ) -> tuple[Tensor, Tensor]:
-        length, features = x.shape[1:]
-        inputs = x.to(self.net.positions.dtype)
-        if self.weight is not None:
-            inputs = torch.cat((inputs, inputs))
-        params = self.net.read(
-            inputs,
-            offsets.narrow(1, start, length),
-            temperature=self.temperature,
-            cache=cache,
-            start=start,
-        ).to(x.dtype)
-        if self.weight is not None:
-            params, weaker = params.chunk(2)
-            params = params + self.weight.narrow(0, start, length) * (params - weaker)
-        if self.volume_preserving:
-            return torch.zeros_like(params), params
-        return params[..., :features], params[..., features:]
-
-
-class _Reader(_Prediction):
-    """The same piece by piece, with the keys and values of all that has been read."""
-
-    def __init__(
-        self,
-        layer: TransformerAutoregressive,
-        x: Tensor,
-        context: Tensor | None,
-        guidance: Guidance | None,
-    ) -> None:
-        super().__init__(layer, x, context, guidance)
-        self.cache = self.net.make_cache(len(x) if self.weight is None else 2 * len(x))
-        self.offsets = self.net.offsets(self.context)
-
-    def __call__(self, x: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        return self._run(x, self.offsets, self.cache, start)
-
-    def keep(self, rows: Tensor) -> None:
-        if self.weight is not None:
-            rows = torch.cat((rows, rows + self.cache.shape[2] // 2))
-        self.cache = self.cache[:, :, rows]
-        if len(self.offsets) > 1:
-            self.offsets = self.offsets[rows]
-        if isinstance(self.temperature, Tensor):
-            self.temperature = self.temperature[rows]

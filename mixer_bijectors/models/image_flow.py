@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_input, is_readable
+from .._repr import describe
 from ..flow import (
     Flow,
     apply_flows,
@@ -113,6 +114,9 @@ class ImageFlow(nf.NormalizingFlow):
     ) -> "ImageFlow":
         """The model of given layers, see the arguments of the class."""
         return ImageFlow(image_shape, patch_size, layers, num_classes=num_classes, base=base)
+
+    def __repr__(self) -> str:
+        return describe(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (batch, channels, height, width) of latents (batch, num_patches, features)."""

@@ -1,4 +1,4 @@
-"""Conditioners: nets that turn one part of the data into the parameters for another."""
+"""Conditioners: nets that compute parameters of bijections from a part of the data."""
 
 from .kan import KAN
 from .residual_mlp import ResidualMLP

@@ -1,15 +1,15 @@
-"""What a conditioner reads."""
+"""The input of a conditioner beside its context."""
 
 import torch
 from torch import Tensor
 
-__all__ = ["read_inputs"]
+__all__ = ["concatenate_context"]
 
 
-def read_inputs(
+def concatenate_context(
     net: str, x: Tensor, context: Tensor | None, in_features: int, context_features: int
 ) -> Tensor:
-    """`x` with the context beside it, which broadcasts over the leading shape of `x`."""
+    """`x` and the context, concatenated; the context broadcasts over leading axes."""
     if x.shape[-1:] != (in_features,):
         raise ValueError(f"{net}: expected shape (..., {in_features}), got {tuple(x.shape)}")
     if context is None and not context_features:

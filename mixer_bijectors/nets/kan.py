@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._inputs import read_inputs
+from .._checks import check_size
+from ._inputs import concatenate_context
 
 __all__ = ["KAN", "cardinal_bspline"]
 
@@ -56,8 +57,8 @@ def uniform_basis(u: Tensor, grid_size: int, order: int) -> Tensor:
         # One loop over memory, with nothing to index.
         centers = (1 - order) / 2 + torch.arange(grid_size + order, device=u.device)
         return cardinal_bspline(u.unsqueeze(-2) - centers.unsqueeze(-1).to(u.dtype), order)
-    # Only order + 1 of the splines are not zero. Cells are counted from where the first spline
-    # begins; `order` more on either side take what is beyond, and are cut off.
+    # Only order + 1 of the splines are not zero. Cells are counted from the start of the first
+    # spline; `order` more cells on either side receive inputs beyond the grid, and are cut off.
     v = (u + order).clamp(0, grid_size + 2 * order)
     cell = v.detach().floor().clamp(max=grid_size + 2 * order - 1).nan_to_num(0.0)
     t = v - cell
@@ -81,8 +82,9 @@ class KAN(nn.Module):
 
     Layers of edges :math:`\phi(x) = w \, \mathrm{silu}(x) + \sum_i c_i B_k(x / \Delta - i)`,
     one for each pair of an input and an output, with B-splines on a uniform grid over [-3, 3].
-    Beyond the grid the splines fade out smoothly over `order` more cells, and the SiLU goes
-    on. The last layer starts at zero, so that the layer it conditions starts as the identity.
+    Beyond the grid the splines fall to zero smoothly over `order` more cells, and only the
+    SiLU is left. The last layer starts at zero, so that the layer it conditions starts as the
+    identity.
 
     Args:
         in_features: size of the input.
@@ -122,16 +124,11 @@ class KAN(nn.Module):
         context_features: int = 0,
     ) -> None:
         super().__init__()
-        if not (isinstance(order, int) and 1 <= order <= 3):
+        if order not in (1, 2, 3):
             raise ValueError(f"KAN: order must be 1, 2 or 3, got {order}")
-        counts = {
-            "num_layers": num_layers,
-            "grid_size": grid_size,
-            "hidden_features": hidden_features,
-        }
-        for name, value in counts.items():
-            if not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"KAN: {name} must be a whole number from 1, got {value}")
+        check_size("KAN", "num_layers", num_layers, least=1)
+        check_size("KAN", "grid_size", grid_size, least=1)
+        check_size("KAN", "hidden_features", hidden_features, least=1)
         self.in_features = in_features
         self.context_features = context_features
         hidden = [hidden_features] * (num_layers - 1)
@@ -141,7 +138,7 @@ class KAN(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        x = read_inputs("KAN", x, context, self.in_features, self.context_features)
+        x = concatenate_context("KAN", x, context, self.in_features, self.context_features)
         for layer in self.layers:
             x = layer(x)
         return x
@@ -152,6 +149,7 @@ class _Edges(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, grid_size: int, order: int) -> None:
         super().__init__()
+        self.in_features, self.out_features = in_features, out_features
         self.grid_size, self.order = grid_size, order
         num_splines = grid_size + order
         self.base = nn.Parameter(torch.empty(out_features, in_features))

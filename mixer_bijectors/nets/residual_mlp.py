@@ -5,7 +5,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._inputs import read_inputs
+from .._checks import check_size
+from ._inputs import concatenate_context
 
 __all__ = ["ResidualMLP"]
 
@@ -30,7 +31,8 @@ class ResidualMLP(nn.Module):
         context broadcasts.
 
     Raises:
-        ValueError: an input or a context of another shape; a context that is missing.
+        ValueError: a width below 1, a negative number of blocks; an input or a context of
+            another shape; a context that is missing.
 
     References:
         He et al., Identity mappings in deep residual networks, 2016
@@ -53,6 +55,8 @@ class ResidualMLP(nn.Module):
         activation: Callable[[Tensor], Tensor] = F.relu,
     ) -> None:
         super().__init__()
+        check_size("ResidualMLP", "hidden_features", hidden_features, least=1)
+        check_size("ResidualMLP", "num_blocks", num_blocks, least=0)
         self.in_features = in_features
         self.context_features = context_features
         self.initial = nn.Linear(in_features + context_features, hidden_features)
@@ -65,7 +69,7 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         sizes = (self.in_features, self.context_features)
-        h = self.initial(read_inputs("ResidualMLP", x, context, *sizes))
+        h = self.initial(concatenate_context("ResidualMLP", x, context, *sizes))
         for block in self.blocks:
             h = block(h)
         return self.final(h)

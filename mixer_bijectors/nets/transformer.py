@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .._checks import check_context
+from .._checks import check_context, check_size
 
 __all__ = ["CausalTransformer"]
 
 
 class CausalTransformer(nn.Module):
-    r"""Reads a sequence of patches; what it says at each depends on it and those before it.
+    r"""Causal Transformer: the output at each patch depends on that patch and those before it.
 
     A linear layer to `channels`, learned positions, `num_layers` pre-norm layers of causal
     attention and a perceptron with GELU, and a linear layer to `out_features` that starts at
@@ -77,8 +77,7 @@ class CausalTransformer(nn.Module):
             "out_features": out_features,
         }
         for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"CausalTransformer: {name} must be at least 1, got {size}")
+            check_size("CausalTransformer", name, size, least=1)
         if channels < 1 or channels % head_dim:
             raise ValueError(
                 f"CausalTransformer: channels must be a multiple of head_dim={head_dim}, "
@@ -121,7 +120,10 @@ class CausalTransformer(nn.Module):
         return self.read(x, self.offsets(context)[:, : x.shape[1]], temperature=temperature)
 
     def offsets(self, context: Tensor | None) -> Tensor:
-        """What is added to patches: positions and context, (1 or batch, patches, channels)."""
+        """Embeddings of positions and context, (1 or batch, patches, channels).
+
+        They are added to the patches after the first linear layer.
+        """
         positions = self.positions.unsqueeze(0)
         if self.context is None or context is None:
             return positions
@@ -167,7 +169,7 @@ class CausalTransformer(nn.Module):
         return self.final(h).unflatten(0, (x.shape[0], length))
 
     def make_cache(self, batch: int) -> Tensor:
-        """Room for the keys and values of `batch` sequences, see `read`.
+        """An empty cache for the keys and values of `batch` sequences, see `read`.
 
         Of shape (layers, 2, batch, heads, patches, head_dim).
         """
@@ -179,7 +181,7 @@ class CausalTransformer(nn.Module):
 
 @dataclass(frozen=True)
 class _Piece:
-    """Patches `start` and on of each sequence, and how they see those up to themselves."""
+    """Patches `start` and on of each sequence, and the mask and temperature of attention."""
 
     start: int
     length: int
@@ -188,7 +190,7 @@ class _Piece:
 
 
 class _Layer(nn.Module):
-    """On the patches of all sequences in one matrix, (batch * length, channels)."""
+    """Attention and a perceptron on all patches as one matrix, (batch * length, channels)."""
 
     def __init__(self, channels: int, head_dim: int, expansion: int) -> None:
         super().__init__()

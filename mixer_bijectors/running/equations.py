@@ -18,18 +18,18 @@ from ..layers.autoregressive import Autoregressive
 
 __all__ = [
     "check_passes_agree",
-    "find",
+    "find_sequential",
     "has_hooks",
     "is_as_defined",
-    "masked_once",
     "next_values",
     "order_of",
+    "with_masked_weights",
 ]
 
 # What is solved here is what these functions loop over, and no more: a method that a subclass
 # or a user puts in their place may do anything. They are compared as they were defined.
 _LOOPS = (normflows_autoregressive.Autoregressive.inverse, AutoregressiveTransform.inverse)
-_OWN = {name: getattr(Autoregressive, name) for name in ("forward", "transform", "next")}
+_OWN = {name: getattr(Autoregressive, name) for name in ("forward", "transform", "jacobi_step")}
 # These call such a loop of the layer that they hold under this name.
 _TURNED = (
     (normflows_flows.AutoregressiveRationalQuadraticSpline.forward, "mprqat"),
@@ -39,7 +39,7 @@ _TURNED = (
 _NETS = (normflows_made.MADE, nflows_made.MADE)
 
 
-def find(module: nn.Module) -> tuple[str, Any] | None:
+def find_sequential(module: nn.Module) -> tuple[str, Any] | None:
     """The sequential direction of a layer, and the layer that its equation comes from.
 
     None where that direction is not one of the known loops, or hooks belong to it, which run
@@ -65,7 +65,7 @@ def next_values(
 ) -> tuple[Tensor, Tensor]:
     """All features at once from the current ones, and the log_det that goes with them."""
     if isinstance(layer, Autoregressive):
-        return layer.next(y, x, context)
+        return layer.jacobi_step(y, x, context)
     x, log_det = layer._elementwise_inverse(y, layer.autoregressive_net(x, context))
     return x, log_det
 
@@ -102,7 +102,7 @@ def check_passes_agree(layer: nn.Module) -> None:
             )
 
 
-def masked_once(module: Any) -> Any:
+def with_masked_weights(module: Any) -> Any:
     """A copy whose masked linear layers have multiplied their weights by their masks.
 
     They do so in every pass otherwise, which takes as long as the matrix product of a small
@@ -111,18 +111,18 @@ def masked_once(module: Any) -> Any:
     # Others than these compute their weights when they are called.
     masked = is_as_defined(module, _MASKED.get(type(module)))
     if masked and not module._forward_pre_hooks:
-        twin = copy.copy(module)
-        twin.forward = partial(F.linear, weight=module.weight * module.mask, bias=module.bias)
-        return twin
+        copied = copy.copy(module)
+        copied.forward = partial(F.linear, weight=module.weight * module.mask, bias=module.bias)
+        return copied
     children = {
-        name: None if child is None else masked_once(child)
+        name: None if child is None else with_masked_weights(child)
         for name, child in module._modules.items()
     }
     if all(child is module._modules[name] for name, child in children.items()):
         return module
-    twin = copy.copy(module)
-    twin._modules = children
-    return twin
+    copied = copy.copy(module)
+    copied._modules = children
+    return copied
 
 
 def has_hooks(module: nn.Module) -> bool:

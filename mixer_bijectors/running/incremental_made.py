@@ -97,7 +97,7 @@ def solve_incrementally(
     if isinstance(layer, Autoregressive):
         context = layer.check(y, context, inverse=False)
     with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
-        net = _in_pieces(_net(layer), y.shape[0], context)
+        net = _by_degree(_net(layer), y.shape[0], context)
         step = _of_one_feature(layer)
         x = y[:, :0]
         columns: list[Tensor] = []
@@ -141,7 +141,7 @@ class _Units:
         )
 
 
-def _in_pieces(net: Any, batch: int, context: Tensor | None) -> Callable[..., Tensor]:
+def _by_degree(net: Any, batch: int, context: Tensor | None) -> Callable[..., Tensor]:
     """The net as a function to call once for each degree, with what is new of its input.
 
     The first call, with no feature at all, returns the parameters of the first feature; the
@@ -156,7 +156,7 @@ def _in_pieces(net: Any, batch: int, context: Tensor | None) -> Callable[..., Te
     def masked(layer: Any, inputs: _Units, outputs: _Units) -> _Piecewise:
         return _start(_masked_linear(layer, inputs, outputs, batch))
 
-    def twin(module: Any, outputs: _Units, **parts: Any) -> Callable[..., Tensor]:
+    def copied(module: Any, outputs: _Units, **parts: Any) -> Callable[..., Tensor]:
         """The code of a module with other parts, in its __dict__, which comes first."""
         if context is not None and hasattr(module, "context_layer"):
             parts["context_layer"] = _start(_linear(module.context_layer, outputs, context))
@@ -183,8 +183,8 @@ def _in_pieces(net: Any, batch: int, context: Tensor | None) -> Callable[..., Te
             if block.batch_norm is not None:
                 parts["batch_norm"] = _start(_batch_norm(block.batch_norm, hidden))
             hidden = outputs
-        blocks.append(twin(block, hidden, **parts))
-    return twin(
+        blocks.append(copied(block, hidden, **parts))
+    return copied(
         net,
         first,
         preprocessing=_same,

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from .._checks import check_input, is_concrete
 from ..flow import Flow, call_flow, context_features
-from ..solvers.fixed_point import differentiable, solve, solve_unchecked
+from ..solvers.fixed_point import solve, solve_in_fixed_passes, with_implicit_gradients
 from .equations import (
     check_passes_agree,
-    find,
-    masked_once,
+    find_sequential,
     next_values,
     order_of,
+    with_masked_weights,
 )
 from .incremental_made import solve_incrementally, supports
 
@@ -31,7 +31,7 @@ class _Parallel(nn.Module):
 
     def __init__(self, flow: nn.Module, *, tol: float = 1e-6, max_iter: int | None = None):
         super().__init__()
-        if find(flow) is None:
+        if find_sequential(flow) is None:
             raise TypeError(
                 f"ParallelInverse: {type(flow).__name__} has no sequential direction that is "
                 "known, or has hooks; accelerate_sampling(model) finds the layers of a model "
@@ -87,14 +87,14 @@ class _Parallel(nn.Module):
         check_input("ParallelInverse", y, "features")
         if y.shape[0] == 0:  # which layers of normflows and nflows cannot reshape
             return y, y.new_zeros(0)
-        sequential, layer = find(self.flow) or ("", self.flow)
+        sequential, layer = find_sequential(self.flow) or ("", self.flow)
         if direction != sequential:
             return call_flow(self.flow, y, context, inverse=direction == "inverse")
         check_passes_agree(layer)
         start = torch.zeros_like(y)
         inputs = [t for t in (y, context, *self.parameters()) if t is not None]
         if not all(map(is_concrete, inputs)):
-            x, log_det = solve_unchecked(partial(_step, layer, y, context), start)
+            x, log_det = solve_in_fixed_passes(partial(_step, layer, y, context), start)
             return x, log_det
         # What float32 can tell apart, float64 can tell apart that much closer.
         finer = min(1.0, torch.finfo(y.dtype).eps / torch.finfo(torch.float32).eps)
@@ -103,13 +103,13 @@ class _Parallel(nn.Module):
         solve_rows = None
         if order is not None and supports(layer, y.shape[1]):
             solve_rows = partial(_solve_rows, layer, y, context, order)
-        if solve_rows and self.max_iter is None and _outweighs_calls(layer, y):
+        if solve_rows and self.max_iter is None and _is_faster_incrementally(layer, y):
             x, log_det = solve_rows(torch.arange(y.shape[0], device=y.device))
             self.last_iterations = 1
         else:
             with torch.no_grad():
                 (x, log_det), self.last_iterations = solve(
-                    partial(_step, masked_once(layer), y, context),
+                    partial(_step, with_masked_weights(layer), y, context),
                     start,
                     order,
                     tol,
@@ -117,7 +117,8 @@ class _Parallel(nn.Module):
                     solve_rows,
                 )
         if torch.is_grad_enabled():
-            return differentiable(partial(_step, layer, y, context), x, log_det, order, tol)
+            step = partial(_step, layer, y, context)
+            return with_implicit_gradients(step, x, log_det, order, tol)
         return x, log_det
 
 
@@ -254,7 +255,7 @@ def accelerate_sampling(model: _Module, **options: Any) -> _Module:
         layer = module.flow if isinstance(module, _Parallel) else module
         if layer in wrapped:
             return wrapped[layer]
-        if find(layer) is not None:
+        if find_sequential(layer) is not None:
             of_nflows = isinstance(layer, NflowsTransform)
             wrap = _ParallelTransform if of_nflows else ParallelInverse
             wrapped[layer] = wrap(layer, **options)
@@ -328,7 +329,7 @@ def _report_as_the_layer(module: nn.Module, keys: Any) -> None:
     messages[:] = [re.sub(rf"\b{re.escape(inner)}", prefix, text) for text in messages]
 
 
-def _outweighs_calls(layer: nn.Module, y: Tensor) -> bool:
+def _is_faster_incrementally(layer: nn.Module, y: Tensor) -> bool:
     """Whether the arithmetic for a feature takes longer than the calls for a feature.
 
     Solving one feature after the other saves arithmetic, that of all passes but one, for as

@@ -1,1 +1,1 @@
-"""Solvers of triangular equations, which know nothing of layers."""
+"""Solvers of triangular systems of equations, independent of layers."""

@@ -1,4 +1,4 @@
-"""Fixed points of maps each entry of which reads only the entries before it."""
+"""Fixed points of triangular maps: each entry depends only on the entries before it."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 from .._checks import is_concrete
 
-__all__ = ["Step", "differentiable", "solve", "solve_unchecked"]
+__all__ = ["Step", "solve", "solve_in_fixed_passes", "with_implicit_gradients"]
 
 # Takes values of shape (rows, features, ...) and the numbers of their rows in the batch;
-# returns the values that these map to, and whatever else comes of it for each row.
+# returns the values that they are mapped to, and more results with one entry for each row.
 Step = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 
@@ -25,13 +25,15 @@ def solve(
     """The fixed point x = step(x), by iteration from `start`, and the number of passes.
 
     Entry `order[i]` of a step reads only entries `order[:i]`, so that i passes settle the first
-    i entries whatever the others are. A row has converged when no entry changes by more than
-    `tol` times its size, or times 1 if it is smaller. Rows that are not finite on the way, and
-    those left over after `max_iter` passes, are solved entry by entry: by `solve_rows`, from
-    their numbers in the batch, or else with a step for each entry. Where the order is not
-    known, they take as many steps as there are entries, which settle them in any order.
+    i entries, for all values of the others. A row has converged when no entry changes by more
+    than `tol` times its size, or times 1 if it is smaller. Rows with values that are not finite
+    on the way, and those left over after `max_iter` passes, are solved entry by entry: by
+    `solve_rows`, from their numbers in the batch, or else with a step for each entry. Where the
+    order is not known, they take as many steps as there are entries, which is exact in any
+    order.
 
-    Returns what the last pass of each row returned. One look at the host for each pass.
+    Returns what the last pass of each row returned. Each pass ends with one host
+    synchronisation.
     """
     features = start.shape[1]
     limit = features if max_iter is None else min(max_iter, features)
@@ -71,22 +73,25 @@ def solve(
     return results, passes
 
 
-def solve_unchecked(step: Step, start: Tensor) -> tuple[Tensor, ...]:
-    """The same by as many passes as there are entries, without a look at any value."""
+def solve_in_fixed_passes(step: Step, start: Tensor) -> tuple[Tensor, ...]:
+    """The fixed point x = step(x), by as many passes as there are entries.
+
+    That is exact for all values, in any order of the entries, and reads no value on the host.
+    """
     return _repeat(step, start, torch.arange(start.shape[0], device=start.device))
 
 
-def differentiable(
+def with_implicit_gradients(
     step: Step, x: Tensor, log_det: Tensor, order: Tensor | None, tol: float
 ) -> tuple[Tensor, Tensor]:
-    """The solution and its log_det with the gradients of the implicit function, if any.
+    """The solution and its log_det, with gradients by the implicit function theorem.
 
-    From x = f(x, theta) follows dx = (1 - f_x)^-1 f_theta dtheta. So what reaches x from behind
-    is multiplied by the transpose of the inverse, which is another fixed point,
+    From x = f(x, theta) follows dx = (1 - f_x)^-1 f_theta dtheta. So the gradient v of x is
+    multiplied by the transpose of that inverse, which is another fixed point,
     u = v + f_x^T u, in which each entry reads only those after it.
 
-    Whether any are asked for is seen from a step, since not all that asks for them need be a
-    parameter: replicas of `DataParallel` have none.
+    One step shows whether gradients are needed: the parameters alone do not, as replicas of
+    `DataParallel` have none.
     """
     events = tuple(range(1, x.dim()))
     rows = torch.arange(x.shape[0], device=x.device)
@@ -103,7 +108,7 @@ def differentiable(
                 "available; take them through the layer itself"
             )
 
-        # Gradients are of any size, changes are measured on one of 1.
+        # The tolerance is absolute below 1, so gradients are scaled to a size of 1.
         size = v.abs().amax(events, keepdim=True)
         v = v / size.where(size > 0, 1.0)
 
@@ -118,10 +123,10 @@ def differentiable(
         if is_concrete(v):
             (u,), _ = solve(adjoint_step, v, None if order is None else order.flip(0), tol)
         else:
-            (u,) = solve_unchecked(adjoint_step, v)
+            (u,) = solve_in_fixed_passes(adjoint_step, v)
         return u * size
 
-    # A net would spread what is not finite over the features before it.
+    # Through a net, values that are not finite would reach the features before them.
     finite = x.isfinite().all(events, keepdim=True)
     x = torch.where(finite, new, x)
     if again.requires_grad:
@@ -139,7 +144,7 @@ def _repeat(step: Step, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
 
 
 def _solve_in_order(step: Step, x: Tensor, rows: Tensor, order: Tensor) -> tuple[Tensor, ...]:
-    """One entry after the other; those not yet solved are zero and can break nothing."""
+    """The fixed point, one entry after the other; entries not yet solved are zero."""
     x = torch.zeros_like(x)
     for entry in order.split(1):
         new, *_ = step(x, rows)
@@ -151,7 +156,7 @@ def _solve_in_order(step: Step, x: Tensor, rows: Tensor, order: Tensor) -> tuple
 def _write(
     results: tuple[Tensor, ...], rows: Tensor, new: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """Results with new ones in some rows; the first write is of all rows."""
+    """The results with some rows replaced; the first call replaces all rows."""
     if rows.shape[0] == results[0].shape[0]:
         return new
     return tuple(old.index_copy(0, rows, value) for old, value in zip(results, new))

@@ -1,4 +1,4 @@
-"""Sampling patch after patch, or many at once, in a window that moves over them."""
+"""Sequential sampling of patches, one at a time or many at once in a moving window."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,13 +6,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["METHODS", "Work", "sample_in_windows"]
+__all__ = ["METHODS", "SamplingCost", "sample_in_windows"]
 
 METHODS = ("auto", "parallel", "sequential")
 
 
 class Predict(Protocol):
-    """A causal net that remembers what it has read of some sequences."""
+    """A causal net with a cache of the patches that it has read."""
 
     def __call__(self, x: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Log-scales and shifts of patches `start + 1` and on, each of the shape of `x`.
@@ -21,33 +21,33 @@ class Predict(Protocol):
         """
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these sequences alone."""
+        """Drop the sequences that are not in `rows`."""
 
 
 @dataclass
-class Work:
-    """What sampling took: calls of the net, and patches per sample that it read in all."""
+class SamplingCost:
+    """Calls of the net while sampling, and patches per sample that it read in all of them."""
 
     calls: int = 0
     patches: float = 0.0
 
 
-# What a call of the net costs beside the patches that it reads, in patches: launching kernels
-# and reading weights. Measured on CPUs; for GPUs an estimate.
+# The cost of a call of the net beside that of the patches that it reads, in patches: launching
+# kernels and reading weights. It was measured on CPUs; for GPUs it is an estimate.
 _OVERHEAD_ON_CPU, _OVERHEAD_ELSEWHERE = 32, 2000
 # Passes until a patch settles, measured on trained models with windows of any size.
 _PASSES = 12
 
 
 class _Window:
-    """How many patches to compute at once, at least as many as pay by the costs above."""
+    """The number of patches to compute at once, at least as many as the costs above ask for."""
 
     def __init__(self, method: str, batch: int, num_patches: int, device: torch.device) -> None:
         cpu = device.type == "cpu"
         self.overhead = _OVERHEAD_ON_CPU if cpu else _OVERHEAD_ELSEWHERE
         self.cost = self.cost_one_by_one = 0
         self.may_give_up = method == "auto"
-        # What was fastest for one image, of 256 and of 1024 patches.
+        # These sizes were the fastest for one image, of 256 and of 1024 patches.
         self.size = max(2 * self.overhead // batch, num_patches // (4 * batch), 2)
         self.size = min(self.size, num_patches)
         one_by_one = num_patches * (self.overhead + batch)
@@ -57,9 +57,9 @@ class _Window:
             self.size = 1
 
     def update(self, batch: int, length: int, advance: int) -> None:
-        """Give windows up for good once they have cost thrice as much as one by one would.
+        """Give windows up for good once they have cost thrice as much as single patches would.
 
-        Not at once, since the first patches take their time to settle.
+        Some passes are free, since the first patches take long to settle.
         """
         self.cost += self.overhead + batch * length
         self.cost_one_by_one += advance * (self.overhead + batch)
@@ -71,32 +71,32 @@ class _Window:
 
 def sample_in_windows(
     predict: Predict, z: Tensor, *, method: str, tol: float
-) -> tuple[Tensor, Tensor, Work]:
+) -> tuple[Tensor, Tensor, SamplingCost]:
     r"""Solve :math:`x_i = z_i \exp(a_i) + b_i`, where x before i predicts :math:`a_i, b_i`.
 
     The first patch is that of `z`. After it comes a window of patches that are computed all at
-    once, from guesses of each other. The first of them is right then; so is each one before
-    which no guess in the window was off by more than `tol` times its size, or times 1 if it is
-    smaller. The window moves on by as many. So it takes no more passes than there are patches,
-    whatever values come up on the way, and a window of one patch is the sequential solve.
-    Samples that are right up to the last patch are left out from then on.
+    once, from guesses of each other. The first of them is correct then; so is each one before
+    which no guess in the window was wrong by more than `tol` times its size, or times 1 if it
+    is smaller. The window moves forward by the number of correct patches. So there are at most
+    as many passes as patches, for all values, and a window of one patch is the sequential
+    solve. Samples that are correct up to the last patch are left out of later passes.
 
     Args:
         predict: the net.
         z: latents, (batch, patches, features).
         method: 'sequential' for windows of one patch, 'parallel' for wide ones, 'auto' for
-            those of the two that pay, and for one patch from where wide ones stop to.
+            the faster of the two, which becomes single patches where wide windows are slow.
         tol: the tolerance.
 
     Returns:
-        The samples, their log-scales, and what it took. Windows of more than one patch look at
-        the host once for each pass.
+        The samples, their log-scales, and the cost. Windows of more than one patch synchronise
+        with the host once for each pass.
     """
     batch, num_patches, _ = z.shape
     if not batch:
-        return z, z, Work()
+        return z, z, SamplingCost()
     window = _Window(method, batch, num_patches, z.device)
-    work = Work()
+    cost = SamplingCost()
     x, log_scales = z.clone(), torch.zeros_like(z)
     results = x, log_scales
     rows: Tensor | None = None  # of the samples still worked on, once some are left out
@@ -106,15 +106,15 @@ def sample_in_windows(
         end = min(done + window.size, num_patches)
         length = end - done
         if length > 1 and end > reached:
-            # What the last patch was made with is a fair guess for those that follow.
+            # The scale and shift of the last patch are a good guess for those that follow.
             guess = torch.addcmul(shift[:, -1:], z[:, reached:end], log_scale[:, -1:].exp())
-            x[:, reached:end] = _tame(guess)
+            x[:, reached:end] = _clamp(guess)
         reached = max(reached, end)
         log_scale, shift = predict(x.narrow(1, done - 1, length), done - 1)
         new = torch.addcmul(shift, z.narrow(1, done, length), log_scale.exp())
         log_scales.narrow(1, done, length).copy_(log_scale)
-        work.calls += 1
-        work.patches += length * x.shape[0] / batch
+        cost.calls += 1
+        cost.patches += length * x.shape[0] / batch
         guessed = x.narrow(1, done, length)
         if length == 1:
             guessed.copy_(new)
@@ -125,12 +125,13 @@ def sample_in_windows(
         least = right.masked_fill(finished, length).amin()
         advance, num_finished = torch.stack((least, finished.sum())).tolist()
         x[:, done : done + advance] = new[:, :advance]
-        # What follows a patch that is not finite is not finite either, and harms no one else.
+        # Patches after one that is not finite are not finite either; other samples are not
+        # affected.
         broken = ~new[:, advance - 1 : advance].isfinite().all(2, keepdim=True)
-        x[:, done + advance : end] = torch.where(broken, torch.nan, _tame(new[:, advance:]))
+        x[:, done + advance : end] = torch.where(broken, torch.nan, _clamp(new[:, advance:]))
         done += advance
         window.update(x.shape[0], length, advance)
-        # A few samples that are finished cost less than leaving them out.
+        # To leave out a few finished samples costs more than to compute them.
         if done < num_patches and 8 * num_finished >= x.shape[0]:
             for result, values in zip(results, (x, log_scales)):
                 _write(result, rows, values)
@@ -142,7 +143,7 @@ def sample_in_windows(
             predict.keep(going)
     for result, values in zip(results, (x, log_scales)):
         _write(result, rows, values)
-    return *results, work
+    return *results, cost
 
 
 def _write(result: Tensor, rows: Tensor | None, values: Tensor) -> None:
@@ -151,7 +152,7 @@ def _write(result: Tensor, rows: Tensor | None, values: Tensor) -> None:
 
 
 def _count_right(guess: Tensor, new: Tensor, tol: float) -> Tensor:
-    """How many patches of each sample follow guesses that were right, (batch,)."""
+    """The number of patches of each sample that follow correct guesses, (batch,)."""
     same = (new - guess).abs() <= tol * new.abs().clamp(min=1)
     same |= new.isnan() & guess.isnan()
     wrong = ~same.all(2)
@@ -160,10 +161,10 @@ def _count_right(guess: Tensor, new: Tensor, tol: float) -> Tensor:
     return wrong.long().argmax(1) + 1
 
 
-def _tame(guess: Tensor) -> Tensor:
-    """Without values that would overflow in the net and so reach the patches before them.
+def _clamp(guess: Tensor) -> Tensor:
+    """A guess clamped to finite values, which do not overflow in the net.
 
-    Causal attention multiplies what it must not see by zero, which hides all that is finite.
+    Causal attention multiplies later patches by zero, which hides finite values alone.
     """
     limit = torch.finfo(guess.dtype).max ** 0.25
     return guess.nan_to_num(0.0).clamp(-limit, limit)

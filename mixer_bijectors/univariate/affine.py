@@ -38,9 +38,9 @@ class Affine(Univariate):
     r"""Scale and shift, :math:`y = x \, e^{s} + t`, with a soft bound on the log-scale.
 
     With parameters :math:`(a, t)`, the log-scale is :math:`s = a / (1 + |a| / c)`, where
-    :math:`c` is `max_log_scale`: no single layer scales by more than :math:`e^c`, whatever a
-    conditioner says, so that deep stacks neither explode in training nor lose the digits that
-    inverting them takes. The bound is part of the bijection; both directions are exact.
+    :math:`c` is `max_log_scale`: no single layer scales by more than :math:`e^c`, for any
+    output of the conditioner. So deep stacks neither explode in training nor lose the precision
+    that their inverse needs. The bound is part of the bijection; both directions are exact.
 
     Args:
         max_log_scale: the bound :math:`c`. 3 lets a single layer scale by 20 and is meant for

@@ -1,4 +1,4 @@
-"""What a univariate bijection is."""
+"""The base class of univariate bijections, and checks of their arguments."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ class Univariate(ABC):
     log|dy/dx|, both of the shape of `x`. Parameters of zero are the identity. `y` comes in the
     dtype of `x`, the derivative in at least float32.
 
-    A subclass says `num_params` and how to `transform`.
+    A subclass defines `num_params` and `transform`.
 
     Raises:
         TypeError: `x` or `params` is not floating point.
@@ -62,7 +62,7 @@ class Univariate(ABC):
 
 
 def check_number(name: str, argument: str, value: object) -> None:
-    """Refuse a tensor or list, such as one with a number for each feature."""
+    """Raise unless `value` is one number, rather than a tensor or list of one per feature."""
     if not isinstance(value, Real):
         raise TypeError(
             f"{name}: {argument} must be one number for all features, got a "
@@ -71,14 +71,14 @@ def check_number(name: str, argument: str, value: object) -> None:
 
 
 def check_bound(name: str, bound: float) -> None:
-    """Refuse the bound of an interval that is not one number, positive and finite."""
+    """Raise unless the bound of an interval is one number, positive and finite."""
     check_number(name, "bound", bound)
     if not 0 < bound < math.inf:
         raise ValueError(f"{name}: bound must be positive and finite, got {bound}")
 
 
 def check_count(name: str, argument: str, count: int, least: int) -> None:
-    """Refuse a number of pieces that is not whole, or not from `least` to 500."""
+    """Raise unless a number of pieces is a whole number from `least` to 500."""
     if not (isinstance(count, Integral) and least <= count <= 500):
         raise ValueError(
             f"{name}: {argument} must be a whole number from {least} to 500, got {count}"

@@ -9,8 +9,9 @@ from .base import Univariate, check_bound, check_count
 
 __all__ = ["MonotoneBSpline"]
 
-# Bracketed Halley steps from the chord reach float64 for any slopes that the spline can have
-# within five; one more is slack. The two Newton steps after them are there for the gradient.
+# Bracketed Halley steps from the chord reach the precision of float64 within five steps, for
+# all slopes that the spline can have; the sixth is a reserve. The two Newton steps after them
+# give the gradient.
 _HALLEY_STEPS = 6
 _MIN_SHARE = 1e-3
 
@@ -24,8 +25,8 @@ class MonotoneBSpline(Univariate):
 
     on a uniform grid over [-b, b], and the identity outside. Increasing coefficients make the
     spline increasing. The three coefficients that reach each end are those of the identity, so
-    that value, slope and curvature meet it there; a softmax of the parameters shares out what
-    lies between. The slope stays between `1e-3 * num_params` and `num_params`. The inverse
+    that value, slope and curvature agree with it there; a softmax of the parameters divides the
+    rest. The slope stays between `1e-3 * num_params` and `num_params`. The inverse
     takes a fixed number of steps; gradients through it are those of the implicit function.
 
     Args:
@@ -65,8 +66,8 @@ class MonotoneBSpline(Univariate):
         steps, nodes = self._steps_and_nodes(params)
         scale = 2 * self.bound / self.grid_size
         inside = x.abs() < self.bound
-        # In grid cells from the middle of the grid; whatever is outside goes through the
-        # middle, with finite gradients that the last lines discard.
+        # In grid cells from the middle of the grid. Inputs outside are replaced by 0, whose
+        # gradients are finite, and the last lines discard the results.
         u = torch.where(inside, x / scale, 0.0)
         if inverse:
             cell = (u.unsqueeze(-1) >= nodes[..., 1:]).sum(-1)
