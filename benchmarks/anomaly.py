@@ -1,4 +1,4 @@
-"""Anomalies by bits per dimension, where that fails, and what corrects it.
+"""Anomaly detection by bits per dimension, by their ratio to a file, and by typicality.
 
 MixerFlows are trained on photographs (as in density.py) and on digits of MNIST (as in
 embeddings.py), and asked to tell test images of these from images of other kinds, most of them

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a clock that is fair to both sides, and a table."""
+"""Clock and table of the benchmarks; sides are timed in turn, which is fair to both."""
 
 import argparse
 import json

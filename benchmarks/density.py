@@ -137,7 +137,7 @@ class Experiment:
         return bits_per_dim(model.log_prob(x), self.shape)
 
     def loss(self, model: Any, permute: bool = False) -> Tensor:
-        """What training minimises, on a new batch."""
+        """The loss of training, on a new batch."""
         return self.bits(model, self.batch(permute)).mean()
 
     def prepare(
@@ -208,7 +208,7 @@ class Experiment:
 
 
 class ImageExperiment(Experiment):
-    """The same with the images of a dataset in place of photographs."""
+    """Training with the images of a dataset in place of photographs."""
 
     def __init__(self, path: str) -> None:
         data = Images(path, self.shape)

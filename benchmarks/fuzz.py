@@ -66,7 +66,7 @@ def knots_of(univariate: Univariate, params: Tensor, inverse: bool) -> Tensor | 
 def trial(
     univariate: Univariate, dtype: torch.dtype, scale: float, generator: torch.Generator
 ) -> str | None:
-    """What went wrong, if anything."""
+    """The fault of a trial, if there is one."""
     bound = getattr(univariate, "bound", 3.0)
     params = scale * torch.randn(
         POINTS, univariate.num_params, generator=generator, dtype=dtype
@@ -123,7 +123,7 @@ def peers() -> dict[str, Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]
 
 
 def peer_trial(side: Callable[..., tuple[Tensor, Tensor]], generator: torch.Generator) -> str:
-    """How a peer's spline of 8 bins on [-3, 3] fares: 'ok', 'raised' or 'not finite'."""
+    """Result of a peer's spline of 8 bins on [-3, 3]: 'ok', 'raised' or 'not finite'."""
     exponent = torch.rand(1, generator=generator, dtype=torch.float64).item()
     scale = 0.3 * (100 / 0.3) ** exponent
     x = 3 * torch.randn(POINTS, generator=generator)

@@ -1,4 +1,4 @@
-"""What a GPU makes of the library: its battery of tests, times and memory, in ten minutes.
+"""The battery of tests, times and memory on a GPU, in ten minutes.
 
     python benchmarks/gpu.py --json gpu.json
 

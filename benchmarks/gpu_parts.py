@@ -1,4 +1,4 @@
-"""The parts of `gpu.py`: what it measures."""
+"""Measurements that make up `gpu.py`."""
 
 import re
 import subprocess
@@ -173,7 +173,7 @@ def spline(setting: Setting) -> Iterator[Row]:
 
 
 def inverting(setting: Setting) -> Iterator[Row]:
-    """What is sequential in trained autoregressive flows."""
+    """Sequential directions of trained autoregressive flows."""
     names = ["normflows MAF", "normflows AR spline", "nflows MAF, 28 x 28"]
     for name in names[: setting.size(3, 1)]:
         task = inversion.CASES[name][0]
@@ -203,7 +203,7 @@ class OnDevice(Experiment):
 
 
 def sampling(setting: Setting) -> Iterator[Row]:
-    """Images of a TarFlow that was trained for some seconds, by our code and its authors'."""
+    """Images of a TarFlow trained for some seconds, by this library and its authors' code."""
     sizes = {
         "num_blocks": 4,
         "layers_per_block": setting.size(4, 1),
@@ -212,15 +212,15 @@ def sampling(setting: Setting) -> Iterator[Row]:
     model = tar_flow(**sizes).to(setting.device)
     OnDevice(setting.device).fit(model, 2e-3, setting.size(25, 0) or 0.1)
     model.eval()
-    theirs = None
+    peer = None
     if setting.reference:
         given = {"in_channels": 3, "size": SIZE, "patch_size": 4, "num_classes": 0}
-        theirs = authors_model(model, sizes | given, setting.reference).to(setting.device)
+        peer = authors_model(model, sizes | given, setting.reference).to(setting.device)
     blocks: list[Any] = [flow for flow in model.flows if hasattr(flow, "last_calls")]
-    baseline = ("authors",) if theirs else ("sequential",)
+    baseline = ("authors",) if peer else ("sequential",)
     for batch in (1, 16, 64)[: setting.size(3, 1)]:
         sides = {
-            name: torch.no_grad()(run) for name, run in make_sides(model, theirs, batch).items()
+            name: torch.no_grad()(run) for name, run in make_sides(model, peer, batch).items()
         }
         for row in measure("TarFlow samples", f"batch {batch}", sides, setting, baseline):
             if row["side"] != "authors" and "note" not in row:

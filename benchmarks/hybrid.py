@@ -72,7 +72,7 @@ def fit(data: Hybrid, weight: float, rate: float, budget: float, seed: int, spli
 
 
 def fit_flow(data: Labelled, rate: float, budget: float, seed: int, split: str) -> Any:
-    """The same flow alone, and a linear classifier of its embedding."""
+    """The flow alone, and a linear classifier of its embedding."""
     torch.manual_seed(seed)
     flow = mixer_flow(data, num_layers=4, hidden_features=64)
     steps, seconds = data.fit(flow, rate, budget)

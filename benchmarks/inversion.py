@@ -104,7 +104,7 @@ def train(model: nn.Module, x: Tensor, budget: float) -> int:
 
 
 def latents_or_samples(model: Any, task: str, x: Tensor) -> Tensor:
-    """What comes out of the slow direction, for the same input on both sides."""
+    """Results of the slow direction, for the same input on both sides."""
     if task == "log_prob":
         return model.inverse(x)
     torch.manual_seed(0)
@@ -119,10 +119,10 @@ def clock(run: Callable[[], object], repeats: int) -> float:
     return time_in_turn({"": run}, repeats, warmup=0)[""]
 
 
-def difference(ours: Tensor, theirs: Tensor) -> float:
+def difference(accelerated: Tensor, sequential: Tensor) -> float:
     """The largest over samples that are finite in both, relative to values above 1."""
-    finite = (ours.isfinite() & theirs.isfinite()).all(1)
-    change = (ours - theirs).abs() / theirs.abs().clamp(min=1)
+    finite = (accelerated.isfinite() & sequential.isfinite()).all(1)
+    change = (accelerated - sequential).abs() / sequential.abs().clamp(min=1)
     return change[finite].max().item()
 
 
@@ -160,9 +160,9 @@ def compare(name: str, budget: float, repeats: int) -> dict[str, Any]:
         }
         for dtype in (torch.float32, torch.float64):
             sides = [copy.deepcopy(side).to(dtype) for side in (plain, fast)]
-            theirs, ours = (latents_or_samples(side, task, x.to(dtype)) for side in sides)
-            broken = [int((~side.isfinite().all(1)).sum()) for side in (theirs, ours)]
-            row[f"relative difference, {str(dtype)[6:]}"] = f"{difference(ours, theirs):.0e}"
+            before, after = (latents_or_samples(side, task, x.to(dtype)) for side in sides)
+            broken = [int((~side.isfinite().all(1)).sum()) for side in (before, after)]
+            row[f"relative difference, {str(dtype)[6:]}"] = f"{difference(after, before):.0e}"
             row[f"not finite, {str(dtype)[6:]}"] = " and ".join(map(str, broken))
     return row
 

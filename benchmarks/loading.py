@@ -1,4 +1,4 @@
-"""How fast images are read, against how fast a MixerFlow takes them.
+"""Images read per second, against those that a MixerFlow is trained with.
 
 Images per second that one process reads, with all that belongs to it: decoding, resizing,
 random crops, mirroring, seeds, batches of 64. Against it stand the images per second that the
@@ -66,7 +66,7 @@ def make_large(folder: Path, patches: Patches) -> None:
 
 
 def make_scaled(folder: Path, patches: Patches) -> None:
-    """The same, brought to 64 x 64 once beforehand."""
+    """Photographs that were scaled to 64 x 64 once beforehand."""
     make_large(folder, patches)
     for path in sorted(folder.iterdir()):
         pixels = resize(Image.open(path), (64, 64), "crop")

@@ -1,4 +1,4 @@
-"""What one mixing layer costs beyond the matrix products that it contains.
+"""Cost of one mixing layer beyond the matrix products that it contains.
 
 Forward and backward of one layer of MixerFlow, in the density direction, on 64 mixer matrices
 of 64 patches x 48 features, hidden 128, against `nn.Linear` layers of the same shapes on the
@@ -86,9 +86,9 @@ def main() -> None:
         for n, size in ((PATCHES, FEATURES), (FEATURES, PATCHES))
     ]
     halves = [torch.randn(len(v), v.shape[1] // 2, requires_grad=True) for v in vectors]
-    bare, ours, theirs = BareProducts(), mixing_layer(), NormflowsLayer()
-    ours.inverse(x)  # initialises ActNorm
-    theirs.inverse(x)
+    bare, layer, peer = BareProducts(), mixing_layer(), NormflowsLayer()
+    layer.inverse(x)  # initialises ActNorm
+    peer.inverse(x)
     x.requires_grad_()
 
     cotangents = [torch.randn_like(y) for y in bare(vectors, halves)]
@@ -102,11 +102,11 @@ def main() -> None:
 
     sides = {
         "matrix products alone": products,
-        "mixer_bijectors, eager": density(ours.inverse),
-        "normflows' parts, eager": density(theirs.inverse),
+        "mixer_bijectors, eager": density(layer.inverse),
+        "normflows' parts, eager": density(peer.inverse),
     }
     if not arguments.no_compile:
-        sides["mixer_bijectors, compiled"] = density(torch.compile(ours.inverse))
+        sides["mixer_bijectors, compiled"] = density(torch.compile(layer.inverse))
     seconds = time_in_turn(sides, arguments.repeats)
     reference = seconds["matrix products alone"]
     rows = [

@@ -1,4 +1,4 @@
-"""How many checks of other libraries' test suites the layers pass.
+"""Counts of the checks of other libraries' test suites that the layers pass.
 
 Those of normflows are the ones in its wheel, with nothing but the constructors changed; those
 of nflows, torch.distributions, zuko, torchflows, pyro, sbi and FrEIA are written anew in

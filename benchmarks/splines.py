@@ -35,7 +35,7 @@ def split(params: Tensor) -> tuple[Tensor, ...]:
     return params.split([BINS, BINS, BINS - 1], dim=-1)
 
 
-def ours(x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+def mixer_bijectors_spline(x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
     return mb.RationalQuadratic(BINS, BOUND)(x, params, inverse)
 
 
@@ -62,8 +62,8 @@ def torchflows_spline(x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor,
 
 
 SIDES: dict[str, Side] = {
-    "mixer_bijectors": ours,
-    "mixer_bijectors, interleaved": ours,
+    "mixer_bijectors": mixer_bijectors_spline,
+    "mixer_bijectors, interleaved": mixer_bijectors_spline,
     "normflows": partial(peer, normflows_splines.unconstrained_rational_quadratic_spline),
     "nflows": partial(peer, nflows_splines.unconstrained_rational_quadratic_spline),
     "zuko": zuko_spline,

@@ -7,7 +7,7 @@ https://github.com/apple/ml-tarflow, whose `Model.reverse` then gets the same we
     python benchmarks/tarflow_sampling.py --reference ../ml-tarflow --json sampling.json
 
 `passes` is the work: how many times each patch of a sample went through each block, 1 being
-what sampling one patch after the other takes; a GPU, where windows cost little more than
+what sampling one patch after the other computes; a GPU, where windows cost little more than
 single patches, pays rather for `calls` of the net.
 """
 
@@ -32,20 +32,20 @@ METHODS = ("sequential", "parallel", "auto")
 
 
 def load(folder: Path, name: str, reference: str | None) -> tuple[mb.TarFlow, Any]:
-    """Our model and the authors', with the same weights."""
+    """The model here and the authors', with the same weights."""
     sizes = json.loads((folder / f"{name}.json").read_text())
     weights = load_file(folder / f"{name}.weights.safetensors")
     shape = (sizes["in_channels"], sizes["size"], sizes["size"])
-    ours = mb.TarFlow.from_reference(weights, shape, sizes["patch_size"], sizes["head_dim"])
-    theirs = None if reference is None else authors_model(ours, sizes, reference)
-    return ours.eval(), theirs
+    model = mb.TarFlow.from_reference(weights, shape, sizes["patch_size"], sizes["head_dim"])
+    authors = None if reference is None else authors_model(model, sizes, reference)
+    return model.eval(), authors
 
 
-def authors_model(ours: mb.TarFlow, sizes: Mapping[str, Any], reference: str) -> Any:
-    """The authors' model with the weights of ours."""
+def authors_model(model: mb.TarFlow, sizes: Mapping[str, Any], reference: str) -> Any:
+    """The authors' model with the weights of `model`."""
     if reference not in sys.path:
         sys.path.insert(0, reference)
-    theirs = importlib.import_module("transformer_flow").Model(
+    authors = importlib.import_module("transformer_flow").Model(
         sizes["in_channels"],
         sizes["size"],
         sizes["patch_size"],
@@ -54,39 +54,39 @@ def authors_model(ours: mb.TarFlow, sizes: Mapping[str, Any], reference: str) ->
         sizes["layers_per_block"],
         num_classes=sizes["num_classes"],
     )
-    theirs.load_state_dict(ours.to_reference())
-    return theirs.eval()
+    authors.load_state_dict(model.to_reference())
+    return authors.eval()
 
 
-def make_sides(ours: mb.TarFlow, theirs: Any, batch: int) -> dict[str, Callable[[], Tensor]]:
+def make_sides(model: mb.TarFlow, authors: Any, batch: int) -> dict[str, Callable[[], Tensor]]:
     """Each way to sample from the same latents, on the device of the model."""
-    z = torch.randn(batch, *ours.latent_shape, generator=torch.Generator().manual_seed(0))
-    z = z.to(ours.q0.loc.device)
-    classes = ours.num_classes
+    z = torch.randn(batch, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    z = z.to(model.q0.loc.device)
+    classes = model.num_classes
     labels = torch.arange(batch, device=z.device) % classes if classes else None
     sides: dict[str, Callable[[], Tensor]] = {
-        method: partial(ours.forward, z, labels, method=method) for method in METHODS
+        method: partial(model.forward, z, labels, method=method) for method in METHODS
     }
-    if theirs is not None:
-        sides["authors"] = lambda: theirs.reverse(z.clone(), labels)
+    if authors is not None:
+        sides["authors"] = lambda: authors.reverse(z.clone(), labels)
     return sides
 
 
 @torch.no_grad()
 def compare(
-    name: str, ours: mb.TarFlow, theirs: Any, batch: int, repeats: int
+    name: str, model: mb.TarFlow, authors: Any, batch: int, repeats: int
 ) -> dict[str, Any]:
-    blocks = [flow for flow in ours.flows if isinstance(flow, TransformerAutoregressive)]
-    sides = make_sides(ours, theirs, batch)
+    blocks = [flow for flow in model.flows if isinstance(flow, TransformerAutoregressive)]
+    sides = make_sides(model, authors, batch)
     seconds = time_in_turn(sides, repeats, warmup=1)
     samples = {side: run() for side, run in sides.items()}
-    against = samples["authors" if theirs is not None else "sequential"]
-    row: dict[str, Any] = {"weights": name, "patches": ours.latent_shape[0], "batch": batch}
-    if theirs is not None:
+    against = samples["authors" if authors is not None else "sequential"]
+    row: dict[str, Any] = {"weights": name, "patches": model.latent_shape[0], "batch": batch}
+    if authors is not None:
         row["authors, s"] = f"{seconds['authors']:.3f}"
     for method in METHODS:
         row[f"{method}, s"] = f"{seconds[method]:.3f}"
-    if theirs is not None:
+    if authors is not None:
         for method in METHODS:
             row[f"authors / {method}"] = f"{seconds['authors'] / seconds[method]:.2f}"
     else:
@@ -116,9 +116,9 @@ def main() -> None:
         parser.error(f"no weights in {arguments.weights}")
     rows = []
     for name in sorted(arguments.only or names):
-        ours, theirs = load(arguments.weights, name, arguments.reference)
+        model, authors = load(arguments.weights, name, arguments.reference)
         for batch in arguments.batch:
-            rows.append(compare(name, ours, theirs, batch, arguments.repeats))
+            rows.append(compare(name, model, authors, batch, arguments.repeats))
             print(rows[-1], flush=True)
     print_table(rows)
     write_json(arguments.json, rows)

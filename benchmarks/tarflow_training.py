@@ -66,19 +66,19 @@ def compare(
         for parameter in start.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
     steps = {}
-    for name, checkpointing in (("ours", False), ("ours, checkpointing", True)):
-        ours = build(checkpointing)
-        ours.load_state_dict(start.state_dict())
-        steps[name] = make_step(ours, partial(mean_nats, ours, x))
+    for name, checkpointing in (("here", False), ("here, checkpointing", True)):
+        model = build(checkpointing)
+        model.load_state_dict(start.state_dict())
+        steps[name] = make_step(model, partial(mean_nats, model, x))
     if reference is not None:
-        theirs = reference.Model(3, side, patch, channels, blocks, layers)
-        theirs.load_state_dict(start.to_reference())
+        authors = reference.Model(3, side, patch, channels, blocks, layers)
+        authors.load_state_dict(start.to_reference())
 
         def loss() -> Tensor:
-            z, _, log_det = theirs(x)
-            return theirs.get_loss(z, log_det)
+            z, _, log_det = authors(x)
+            return authors.get_loss(z, log_det)
 
-        steps["authors"] = make_step(theirs, loss)
+        steps["authors"] = make_step(authors, loss)
     image = f"{side} x {side}, {(side // patch) ** 2} patches"
     row = {"image": image, "channels": channels, "blocks x layers": f"{blocks} x {layers}"}
     return steps, row | {"batch": batch}
@@ -104,10 +104,10 @@ def main() -> None:
             row[f"{name}, MB"] = f"{memory[name] / 1e6:.0f}"
         if "authors" in steps:
             # The authors leave out a constant of the normal density.
-            shift = losses["ours"] - losses["authors"]
+            shift = losses["here"] - losses["authors"]
             row["difference of loss"] = f"{abs(shift - 0.9189385):.0e}"
-            row["time, authors / ours"] = f"{seconds['authors'] / seconds['ours']:.2f}"
-            row["memory, ours / authors"] = f"{memory['ours'] / memory['authors']:.2f}"
+            row["time, authors / here"] = f"{seconds['authors'] / seconds['here']:.2f}"
+            row["memory, here / authors"] = f"{memory['here'] / memory['authors']:.2f}"
         rows.append(row)
         print(row, flush=True)
     print_table(rows)

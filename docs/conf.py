@@ -19,5 +19,5 @@ autodoc_member_order = "bysource"
 autoclass_content = "class"
 napoleon_custom_sections = ["Shapes"]
 napoleon_numpy_docstring = False
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 2
