@@ -22,14 +22,16 @@ from mixer_bijectors.train import (
     FlowTrainer,
     ImageDataModule,
     Images,
+    Pictures,
     RunError,
     load,
     load_checkpoint,
 )
+from mixer_bijectors.train.callbacks.learning_curve import learning_curve
 from mixer_bijectors.train.data.image_data_module import TensorSource
 from mixer_bijectors.train.tasks.fingerprint import digest_of_model
 from mixer_bijectors.train.tasks.output import Output
-from mixer_bijectors.train.tasks.prediction import BatchWriter
+from mixer_bijectors.train.tasks.prediction import BatchWriter, predict_images
 
 REPLACE = ("--overwrite", "true")
 AVERAGES = [
@@ -622,3 +624,180 @@ def test_classes_are_those_of_the_fit_by_their_names(tmp_path):
     again = ("fit", *QUIET, *CLASSES, f"{FLOW}num_classes", "2", path, three)
     root = ("--trainer.default_root_dir", tmp_path / "more", "--trainer.max_steps", 8)
     assert told in call(*again, *root, "--ckpt_path", checkpoint, fails=True)
+
+
+class Counting(FlowTrainer):
+    """A trainer with a task of a user's own."""
+
+    def brightness(
+        self,
+        model: DensityEstimation,
+        datamodule: ImageDataModule,
+        ckpt_path: str | None = None,
+        output: str | None = None,
+    ) -> None:
+        """Write the mean of each image."""
+        with Output(self, model, ckpt_path, output, "brightness.npz") as out:
+            means = predict_images(out, mean_of_images, datamodule)
+            if means:
+                out.write_npz(means, f"brightness of {len(means['index'])} images")
+
+
+def mean_of_images(model, batch):
+    return {"brightness": batch.images.float().flatten(1).mean(1)}
+
+
+def test_a_task_of_a_user_is_a_method_of_a_subclass(run, tmp_path, capsys):
+    where = ("--ckpt_path", run, "--output", tmp_path / "b.npz")
+    call("brightness", *where, *QUIET, trainer_class=Counting)
+    want = Digits.splits()["test"].images.float().flatten(1).mean(1)
+    assert np.allclose(np.load(tmp_path / "b.npz")["brightness"], want)
+    assert capsys.readouterr().out.endswith("b.npz: brightness of 359 images\n")
+    assert set(Counting.tasks()) == {*FlowTrainer.tasks(), "brightness"}
+
+
+def test_outputs_lie_in_the_folder_of_the_run_and_are_not_overwritten(run, tmp_path, capsys):
+    path = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    path.parent.mkdir(parents=True)
+    shutil.copy(run, path)
+    few = ("sample", "--ckpt_path", path, *QUIET, "--num_samples", 2)
+    call(*few)
+    written = path.parents[1] / "results" / "samples.npz"
+    first = written.read_bytes()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wrote")]
+    assert lines[0].startswith(f"wrote {written}: 2 images, drawn with --seed ")
+    assert lines[1:] == [f"wrote {written.with_suffix('.png')}: 2 images"]
+    told = call(*few, fails=True)
+    assert f"{written} is there already; pass --overwrite true" in told
+    assert "or another name with --output" in told and written.read_bytes() == first
+    call(*few, *REPLACE)
+    assert written.read_bytes() != first
+    written.unlink()
+    assert "samples.png is there already" in call(*few, fails=True)
+
+
+def test_a_task_that_fails_leaves_nothing(run, tmp_path):
+    bad = write_images(tmp_path / "bad", 0)
+    (bad / "3.png").write_text("no image")
+    output = tmp_path / "new" / "s.csv"
+    assert "3.png" in task("score", run, output, "--anomalies", bad, fails=True)
+    assert not output.parent.exists()
+    module = DensityEstimation(make_flow())
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, -1, -1])
+    for known in (None, labels, torch.zeros(8).long()):
+        data = Constant((255 * IMAGES).byte(), known)
+        with pytest.raises((RunError, ValueError), match="needs"):
+            make_trainer().probe(module, data, str(run), str(tmp_path / "new" / "p.npz"))
+    assert not output.parent.exists()
+
+
+def test_a_probe_that_was_cut_off_goes_on(run, tmp_path, monkeypatch):
+    def cut(*_):
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mixer_bijectors.train.tasks.probe.linear_probe", cut)
+        with pytest.raises(Cut):
+            task("probe", run, tmp_path / "p.npz")
+    parts = tmp_path / "p.npz.parts"
+    assert sorted(path.name for path in parts.iterdir()) == ["test", "train"]
+    with monkeypatch.context() as patch:
+        patch.setattr("mixer_bijectors.train.tasks.probe.embeddings", None)
+        patch.setattr("mixer_bijectors.train.tasks.prediction.as_text", text_of_embeddings)
+        task("probe", run, tmp_path / "p.npz")
+    assert not parts.exists()
+
+
+def text_of_embeddings(_):
+    """What tells the computation of a probe from others."""
+    return "<function embeddings>"
+
+
+def test_a_sample_that_was_cut_off_goes_on_with_its_seed(run, tmp_path, monkeypatch):
+    few = ("--num_samples", 3, "--batch_size", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "write_npz", lambda *_: (_ for _ in ()).throw(Cut))
+        with pytest.raises(Cut):
+            task("sample", run, tmp_path / "s.npz", *few)
+    first = np.load(tmp_path / "s.npz.parts" / "test" / "000000000.npz")["log_prob"]
+    task("sample", run, tmp_path / "s.npz", *few)
+    assert np.array_equal(np.load(tmp_path / "s.npz")["log_prob"][:2], first)
+
+
+CHOSEN = {"3": [3], "[3, 7]": [3, 7], "two": [2], "[two, 7]": [2, 7], "-1": [-1]}
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+@pytest.fixture(scope="module")
+def named(conditional, tmp_path_factory):
+    """A checkpoint of classes with names."""
+    checkpoint = load_checkpoint(conditional) | {"class_names": NAMES}
+    path = tmp_path_factory.mktemp("named") / "named.ckpt"
+    torch.save(checkpoint, path)
+    return path
+
+
+@pytest.mark.parametrize("given", CHOSEN)
+def test_classes_are_given_by_label_or_by_name(given, named, tmp_path, capsys):
+    task("sample", named, tmp_path / "s.npz", "--num_samples", 4, f"--classes={given}")
+    labels = np.load(tmp_path / "s.npz")["labels"].tolist()
+    assert labels == CHOSEN[given] * (4 // len(CHOSEN[given]))
+    shown = ", ".join(f"{k} {NAMES[k]}" if k >= 0 else "-1" for k in CHOSEN[given])
+    assert f"s.png: columns are the classes {shown}, in turn" in capsys.readouterr().out
+
+
+def test_columns_of_a_grid_are_classes(named, tmp_path):
+    task("sample", named, tmp_path / "s.npz", "--num_samples", 25)
+    with Image.open(tmp_path / "s.png") as grid:
+        assert grid.size == (8 * (10 * 10 + 2), 8 * (3 * 10 + 2)) and grid.mode == "L"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    {
+        ("--classes", "cat"): "has no class cat, but 10 from 0, named zero, one, two and 7 oth",
+        ("--classes", "10"): "has no class 10, but 10 from 0",
+        ("--options", '{"nope": 1}'): "TarFlow has no nope; leave it out, its options are guid",
+        ("--options", '{"trace": true}'): "TarFlow has no trace",
+    }.items(),
+)
+def test_what_a_model_has_not_is_told(options, told, named, tmp_path):
+    assert told in task("sample", named, tmp_path / "s.npz", *options, fails=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_of_two_channels_have_no_pictures(tmp_path):
+    flow = mb.MixerFlow((2, 8, 8), 4, 1, shift_every=0, hidden_features=8)
+    images = Given(torch.randint(256, (8, 2, 8, 8), dtype=torch.uint8))
+    trainer = make_trainer(max_steps=1, default_root_dir=tmp_path, callbacks=[Pictures()])
+    trainer.fit(DensityEstimation(flow), datamodule=images)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_pictures_refuse_options_that_the_model_has_not(tmp_path):
+    pictures = Pictures(options={"guidance": 1.0})
+    trainer = make_trainer(max_steps=1, default_root_dir=tmp_path, callbacks=[pictures])
+    with pytest.raises(RunError, match=r"has no guidance; .* options are temperature"):
+        trainer.fit(DensityEstimation(make_flow()), datamodule=Digits())
+
+
+def test_a_learning_curve_says_what_it_shows(tmp_path):
+    folder = tmp_path / "photos" / "version_3"
+    folder.mkdir(parents=True)
+    log = ["step,train/bits_per_dim,val/bits_per_dim"]
+    log += [f"{step},{4 - step / 100}," for step in range(60)] + ["59,,3.5"]
+    (folder / "metrics.csv").write_text("\n".join(log))
+    (axis,) = learning_curve(folder / "metrics.csv", 3.25).axes
+    assert axis.get_title() == "photos/version_3"
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("step", "bits per dimension")
+    shown = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert shown == ["training, mean of 3 logged steps", "validation", "test 3.250"]
+    mean = axis.lines[1]
+    assert np.allclose(mean.get_ydata(), 4 - np.arange(1, 59) / 100)
+    assert mean.get_xdata().tolist() == list(range(2, 60))
+
+
+def test_a_learning_curve_of_nothing_does_not_warn(tmp_path, recwarn):
+    (tmp_path / "metrics.csv").write_text("step,lr\n1,0.1\n")
+    (axis,) = learning_curve(tmp_path / "metrics.csv").axes
+    assert axis.get_legend() is None and not list(recwarn)

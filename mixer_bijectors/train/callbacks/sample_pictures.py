@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...images import make_grid
 from ...models import ImageFlow
+from ..checks import as_batch
 from ..io.errors import RunError
 from ..io.files import make_folder, replacing
 from ..sharding import Sharded
@@ -94,35 +95,23 @@ class Pictures(L.Callback):
                 logger.experiment.add_image("samples", grid, trainer.global_step)
 
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
-        make_folder(trainer.log_dir or trainer.default_root_dir)
+        folder = make_folder(trainer.log_dir or trainer.default_root_dir)
         if not (trainer.is_global_zero or isinstance(trainer.strategy, Sharded)):
             return
         batch = next(iter(trainer.val_dataloaders or []), None)
-        if batch is not None:
+        if batch is not None and is_picture(as_batch(batch).images.shape):
             x, labels = module.prepare(batch)
             some = torch.linspace(0, len(x) - 1, 8).long()
             shown = [t[some].to(module.device) for t in (x, *labels)]
-            if is_picture(x.shape):
-                figure = _reconstructions(module.density, *shown)
-                self._save(trainer, figure, "reconstructions.png")
-        self._draw_curve(trainer)
+            figure = _reconstructions(module.density, *shown)
+            if trainer.is_global_zero:
+                _save(figure, folder / "reconstructions.png")
+        _draw_curve(trainer, folder)
 
     def on_test_end(self, trainer: L.Trainer, module: Any) -> None:
-        if trainer.loggers:
-            self._draw_curve(trainer)
-
-    def _draw_curve(self, trainer: L.Trainer) -> None:
-        metrics = Path(trainer.log_dir or trainer.default_root_dir) / "metrics.csv"
-        if trainer.is_global_zero and metrics.exists():
-            test = trainer.callback_metrics.get("test/bits_per_dim")
-            figure = learning_curve(metrics, None if test is None else float(test))
-            self._save(trainer, figure, "curve.png")
-
-    @staticmethod
-    def _save(trainer: L.Trainer, figure: Figure, name: str) -> None:
-        if trainer.is_global_zero:
-            with replacing(Path(trainer.log_dir or trainer.default_root_dir) / name) as draft:
-                figure.savefig(draft, dpi=150)
+        folder = trainer.log_dir  # asks all processes
+        if folder is not None:
+            _draw_curve(trainer, Path(folder))
 
     @torch.no_grad()
     def _sample(self, module: Any) -> Tensor:
@@ -133,6 +122,20 @@ class Pictures(L.Callback):
         if flow.num_classes:
             labels = torch.arange(self.num_samples, device=module.device) % flow.num_classes
         return draw(module, self.num_samples, labels, self.options)[0]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=150)
+
+
+def _draw_curve(trainer: L.Trainer, folder: Path) -> None:
+    metrics = folder / "metrics.csv"
+    if trainer.is_global_zero and metrics.exists():
+        test = trainer.callback_metrics.get("test/bits_per_dim")
+        _save(
+            learning_curve(metrics, None if test is None else float(test)), folder / "curve.png"
+        )
 
 
 @torch.no_grad()
