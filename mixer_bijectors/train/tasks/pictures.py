@@ -19,15 +19,15 @@ def is_picture(shape: Sequence[int]) -> bool:
 
 
 def class_columns(num_images: int, num_classes: int) -> int | None:
-    """Columns of a square grid in each of which images of classes in turn are of one class.
+    """Columns of a grid, near a square, such that images of classes in turn line up.
 
-    None, for a grid without such columns, where not every class has an image.
+    None where not every class has an image, or the grid would be far from a square.
 
     Example:
         >>> class_columns(64, 10), class_columns(64, 3), class_columns(9, 10)
         (10, 9, None)
     """
-    if not 0 < num_classes <= num_images:
+    if not 0 < num_classes <= num_images or num_classes > 4 * num_images**0.5:
         return None
     return num_classes * max(1, round(num_images**0.5 / num_classes))
 

@@ -22,6 +22,8 @@ from .prediction import predict_images
 
 __all__ = ["check_options", "draw", "sample", "samples"]
 
+# Arguments of `sample` that are no options: the task gives them, or they change the result.
+_NO_OPTIONS = ("num_samples", "labels", "generator", "trace")
 _NAMED = 20  # classes in a line
 
 
@@ -64,6 +66,8 @@ def sample(
         raise RunError(f"{type(flow).__name__}: only models of images draw samples")
     if num_samples < 1:
         raise RunError(f"sample: num_samples must be at least 1, got {num_samples}")
+    if seed is not None and seed < 0:
+        raise RunError(f"sample: seed must not be negative, got {seed}")
     if twice := {"temperature", "guidance", "num_samples"} & set(options or {}):
         raise RunError(f"sample: {min(twice)} does not go into options; pass --{min(twice)}")
     given = {"temperature": temperature} | (options or {})
@@ -77,7 +81,7 @@ def sample(
         drawn = predict_images(
             out,
             partial(samples, options=given),
-            _Requests(num_samples, labels, batch_size),
+            _SampleLabels(num_samples, labels, batch_size),
             seed="new" if seed is None else seed,
         )
         if not drawn:
@@ -86,7 +90,7 @@ def sample(
         out.write_npz(drawn, f"{num_samples} images, drawn with --seed {out.seed}")
         columns = class_columns(num_samples, len(labels or ()))
         names = dict(enumerate(model.class_names or ()))
-        shown = [f"{label} {names.get(label, '')}".strip() for label in labels or ()]
+        shown = [f"{k} {names.get(k, '')}".strip() for k in (labels or [])[:num_samples]]
         more = f" and {len(shown) - _NAMED} others" if len(shown) > _NAMED else ""
         places = "columns are" if columns else "row by row, images are of"
         note = f"{places} the classes {', '.join(shown[:_NAMED])}{more}, in turn"
@@ -115,17 +119,13 @@ def draw(
 def check_options(flow: ImageFlow, options: dict[str, Any]) -> None:
     """Raise a RunError if the `sample` of a model does not take some of the options."""
     parameters = inspect.signature(flow.sample).parameters
-    known = [name for name in parameters if name not in _GIVEN]
+    known = [name for name in parameters if name not in _NO_OPTIONS]
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if unknown := [name for name in options if name not in known and not takes_all]:
         raise RunError(
             f"{type(flow).__name__} has no {unknown[0]}; leave it out, its options are "
             f"{', '.join(known)}"
         )
-
-
-# Arguments of `sample` that are no options: the command gives them, or they change the result.
-_GIVEN = ("num_samples", "labels", "generator", "trace")
 
 
 def _labels(
@@ -158,7 +158,7 @@ def _labels(
     return labels
 
 
-class _Requests(ImageDataModule):
+class _SampleLabels(ImageDataModule):
     """The labels of samples to draw, which processes share out as they do images."""
 
     def __init__(self, number: int, classes: list[int] | None, batch_size: int) -> None:
