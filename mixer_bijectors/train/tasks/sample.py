@@ -87,7 +87,8 @@ def sample(
         if not drawn:
             return
         del drawn["index"]
-        out.write_npz(drawn, f"{num_samples} images, drawn with --seed {out.seed}")
+        count = f"{len(drawn['images'])} images"
+        out.write_npz(drawn, f"{count}, drawn with --seed {out.seed}")
         columns = class_columns(num_samples, len(labels or ()))
         names = dict(enumerate(model.class_names or ()))
         shown = [f"{k} {names.get(k, '')}".strip() for k in (labels or [])[:num_samples]]
@@ -95,7 +96,7 @@ def sample(
         places = "columns are" if columns else "row by row, images are of"
         note = f"{places} the classes {', '.join(shown[:_NAMED])}{more}, in turn"
         images = torch.from_numpy(drawn["images"])
-        out.write_picture(images, columns, note if labels else f"{num_samples} images")
+        out.write_picture(images, columns, note if labels else count)
 
 
 def samples(
