@@ -38,7 +38,7 @@ _MODULES = {
     "train.images": "train.data.images",
     "train.logs": "train.io.csv_log",
     "train.module": "train.density_estimation",
-    "train.parts": "train.tasks.parts",
+    "train.parts": "train.tasks.prediction",
     "train.photos": "train.data.photos",
     "train.pickles": "train.data.pickles",
     "train.pictures": "train.callbacks.sample_pictures",

@@ -210,7 +210,9 @@ def save_grid(
     gap: int = 2,
     scale: int = 1,
 ) -> None:
-    """Write images side by side to a picture file; its suffix names the format.
+    """Write images side by side to a picture file, grey ones in grey.
+
+    Its suffix names the format.
 
     Args:
         path: file to write.
@@ -229,7 +231,7 @@ def save_grid(
         raise ImportError(
             'save_grid needs Pillow: pip install "mixer_bijectors[train]"'
         ) from error
-    grid = make_grid(x, columns=columns, gap=gap).permute(1, 2, 0).cpu().numpy()
-    picture = Image.fromarray(grid)
+    grid = make_grid(x, columns=columns, gap=gap)[: x.shape[1]]  # grey images in one channel
+    picture = Image.fromarray(grid.permute(1, 2, 0).squeeze(2).cpu().numpy())
     size = (picture.width * scale, picture.height * scale)
     picture.resize(size, Image.Resampling.NEAREST).save(path)

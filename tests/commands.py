@@ -37,8 +37,8 @@ SMALL = [
 ]
 
 
-def call(*arguments, fails=False):
-    """Run the command in this process; why it failed, if it did."""
+def call(*arguments, fails=False, **options):
+    """Run the command in this process, with options of `main`; why it failed, if it did."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["mixer-bijectors", *map(str, arguments)])
         for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # are put back afterwards
@@ -46,7 +46,7 @@ def call(*arguments, fails=False):
             patch.delenv(name)
         code = None
         try:
-            main()
+            main(**options)
         except SystemExit as end:
             code = end.code
     assert bool(code) == fails, code

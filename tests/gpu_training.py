@@ -1,9 +1,12 @@
 """What training and the tasks of trained models compute, as programs that run on any device."""
 
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gpu_programs import FIRST_BATCH, MODELS, SHAPE, WINDOWS, add, build_model, pixels
@@ -15,8 +18,13 @@ from mixer_bijectors.train.callbacks.guard import Guard
 from mixer_bijectors.train.callbacks.sample_pictures import Pictures, _reconstructions
 from mixer_bijectors.train.data.batches import Batch
 from mixer_bijectors.train.tasks.anomaly import anomaly_scores, auroc
-from mixer_bijectors.train.tasks.flow_trainer import FlowTrainer
-from mixer_bijectors.train.tasks.parts import _Computation
+from mixer_bijectors.train.tasks.embed import embeddings
+from mixer_bijectors.train.tasks.prediction import BatchWriter, Compute, Prediction
+from mixer_bijectors.train.tasks.reconstruct import reconstructions
+from mixer_bijectors.train.tasks.sample import samples
+from mixer_bijectors.train.tasks.score import scores
+
+PREDICTION = "mixer_bijectors.train.tasks.prediction"
 
 
 def module(name: str, **options: Any) -> Any:
@@ -121,30 +129,27 @@ add(
 )
 
 
+TASKS: dict[str, Compute] = {
+    "sample": partial(samples, options={"temperature": 1.0}),
+    "embed": embeddings,
+    "score": partial(scores, compressed=False, labelled=True),
+    "score of anomalies": partial(scores, compressed=True, labelled=False),
+    "reconstruct": reconstructions,
+}
+
+
 def computed(task: str, model: Any, batch: Batch) -> Any:
     """What a task writes for one batch."""
-    found: list[Any] = []
-
-    def capture(trainer: Any, module: Any, compute: Any, *args: Any, **kwargs: Any) -> Any:
-        found.append(compute)
-        return {}
-
-    trainer: Any = SimpleNamespace(is_global_zero=False)
-    trainer._embed = partial(FlowTrainer._embed, trainer)
-    trainer._score = partial(FlowTrainer._score, trainer)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("mixer_bijectors.train.tasks.flow_trainer.compute_in_parts", capture)
-        if task == "score of anomalies":
-            trainer._score(model, None, None, "scores.csv", "test", True, False)
-        elif task == "sample":
-            FlowTrainer.sample(trainer, model, num_samples=len(batch.images))
-        elif task == "embed":
-            trainer._embed(model, None, None, "embeddings.npz", "test")
-        else:
-            getattr(FlowTrainer, task)(trainer, model, None)
+    output: Any = SimpleNamespace(model=model, seed=0)
+    data: Any = None
+    writer = BatchWriter(Path(), len(batch.images))
+    prediction = Prediction(output, TASKS[task], data, "test", None, writer, 0)
+    results = prediction.predict_step(batch, 0)
     written: list[Any] = []
-    parts = SimpleNamespace(write=lambda number, arrays: written.append(arrays))
-    _Computation(model, found[0], parts, len(batch.images)).predict_step(batch, 0)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(np, "savez", lambda _, **arrays: written.append(arrays))
+        patched.setattr(f"{PREDICTION}.replacing", nullcontext)
+        writer.write_on_batch_end(None, prediction, results, None, batch, 0, 0)  # type: ignore[arg-type]
     return written[0]
 
 
@@ -159,6 +164,6 @@ for task, (name, places) in {
         f"task {task}",
         partial(lambda name: (module(name).eval(), batch()), name),
         partial(computed, task),
-        "train.tasks.parts.predict_step",
+        "train.tasks.prediction.write_on_batch_end",
         *places,
     )

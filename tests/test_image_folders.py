@@ -12,7 +12,7 @@ import pytest
 from test_image_data import encode, make_cifar, picture
 
 from mixer_bijectors.train import DataError, Images
-from mixer_bijectors.train.tasks.flow_trainer import _like
+from mixer_bijectors.train.tasks.score import images_like
 
 SHAPE = (1, 8, 8)
 
@@ -87,7 +87,7 @@ def test_characters_of_patterns_mean_themselves(form, name, tmp_path):
         make(tmp_path / neighbour, "0.png", "1.png", "2.png", "3.png")
         make_rows([5, 5, 5]).to_parquet(tmp_path / f"{neighbour}.parquet")
     path = form(tmp_path / name)
-    for given in (path, str(path), _like(Images("x"), str(path), SHAPE)):
+    for given in (path, str(path), images_like(Images("x"), str(path), SHAPE)):
         data = given if isinstance(given, Images) else everything(given)
         assert read(data) == ([0, 1], [None if form is make_folder_at else 7] * 2)
 

@@ -68,10 +68,14 @@ def test_grid_places_images_row_by_row(tmp_path):
         assert picture.getpixel((2, 2)) == tuple(x[0, :, 0, 0].tolist())
 
 
-def test_grey_grids_and_default_columns():
+def test_grey_grids_and_default_columns(tmp_path):
     grid = images.make_grid(torch.zeros(9, 1, 2, 2), gap=0)
     assert grid.shape == (3, 6, 6)
     assert (grid == 128).all()
+    images.save_grid(tmp_path / "grid.png", torch.zeros(9, 1, 2, 2), gap=0)
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.mode == "L" and picture.size == (6, 6)
+        assert picture.getextrema() == (128, 128)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,11 @@ from mixer_bijectors.train import (
     load_checkpoint,
 )
 from mixer_bijectors.train.data.image_data_module import TensorSource
-from mixer_bijectors.train.tasks.parts import Parts, _fingerprint
+from mixer_bijectors.train.tasks.fingerprint import digest_of_model
+from mixer_bijectors.train.tasks.output import Output
+from mixer_bijectors.train.tasks.prediction import BatchWriter, predict_images
 
+REPLACE = ("--overwrite", "true")
 AVERAGES = [
     "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging",
     *("--trainer.callbacks.decay", "0.5", "--trainer.callbacks.use_buffers", "false"),
@@ -149,22 +152,28 @@ def test_what_cannot_be_loaded_is_told(run, tmp_path):
             load(tmp_path / name)
 
 
-def test_samples_are_seeded(run, tmp_path):
+def test_samples_are_seeded(run, tmp_path, capsys):
     def sample(name, *options):
         options = ("--num_samples", 5, "--batch_size", 2, *options)
         task("sample", run, tmp_path / "new" / f"{name}.npz", *options)
         return np.load(tmp_path / "new" / f"{name}.npz")
 
-    first = sample("first")
+    first = sample("first", "--seed", 0)
     assert first["images"].shape == (5, 1, 8, 8) and first["images"].dtype == np.uint8
     assert first["log_prob"].shape == (5,) and np.isfinite(first["log_prob"]).all()
     assert len(np.unique(first["log_prob"])) == 5
     with Image.open(tmp_path / "new" / "first.png") as grid:
-        assert grid.size == (2 * (3 * 10 + 2), 2 * (2 * 10 + 2))
-    assert np.array_equal(first["images"], sample("again")["images"])
-    other = sample("other", "--seed_everything", 1)
-    assert not np.array_equal(first["images"], other["images"])
-    assert len(list((tmp_path / "new").iterdir())) == 6, "nothing else is left"
+        assert grid.size == (8 * (3 * 10 + 2), 8 * (2 * 10 + 2)) and grid.mode == "L"
+    assert np.array_equal(first["images"], sample("again", "--seed", 0)["images"])
+    capsys.readouterr()
+    new = sample("new")
+    seed = re.search(r"new.npz: 5 images, drawn with --seed (\d+)\n", capsys.readouterr().out)[
+        1
+    ]
+    assert np.array_equal(new["images"], sample("known", "--seed", seed)["images"])
+    for other in (new, sample("other", "--seed", 1), sample("newer")):
+        assert not np.array_equal(first["images"], other["images"])
+    assert len(list((tmp_path / "new").iterdir())) == 12, "nothing else is left"
 
 
 def test_samples_of_classes_with_guidance(conditional, tmp_path):
@@ -239,7 +248,7 @@ def test_reconstructions_hold_the_latents_themselves(run, model, tmp_path):
     assert np.abs(levels).max() <= 1, "noise may lie at the edge of its level"
     assert result["error"].max() < 1e-4
     with Image.open(tmp_path / "r.png") as picture:
-        assert picture.size == (2 * (5 * 10 + 2), 2 * (3 * 10 + 2))
+        assert picture.size == (8 * (5 * 10 + 2), 8 * (3 * 10 + 2))
 
 
 class Cut(Exception):  # noqa: N818
@@ -259,12 +268,12 @@ OTHERS = {
     [next(iter(OTHERS)), *(pytest.param(k, marks=pytest.mark.slow) for k in [*OTHERS][1:])],
 )
 def test_a_task_goes_on_but_not_with_results_of(kind, run, tmp_path, monkeypatch):
-    parts, output = tmp_path / "scores.csv.parts", tmp_path / "scores.csv"
+    parts, output = tmp_path / "scores.csv.parts" / "test", tmp_path / "scores.csv"
 
     def cut(*_):
         raise Cut
 
-    monkeypatch.setattr(Parts, "read", cut)
+    monkeypatch.setattr(BatchWriter, "read", cut)
     for options in (OTHERS[kind], ()):
         with pytest.raises(Cut):
             task("score", run, output, *options)
@@ -276,7 +285,7 @@ def test_a_task_goes_on_but_not_with_results_of(kind, run, tmp_path, monkeypatch
     assert not any(resumed[:256]), "what was there is not computed again"
     task("score", run, tmp_path / "whole.csv")
     whole = [float(row["bits_per_dim"]) for row in table(tmp_path / "whole.csv")]
-    assert resumed[256:] == whole[256:] and not parts.exists()
+    assert resumed[256:] == whole[256:] and not parts.parent.exists()
 
 
 MODELS = {
@@ -294,8 +303,8 @@ MODELS = {
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_fingerprint_is_that_of_the_model_alone(kind):
-    prints = [_fingerprint(MODELS[kind](patch)) for patch in ((4, 4), (4, 4), (2, 8))]
+def test_a_digest_is_that_of_the_model_alone(kind):
+    prints = [digest_of_model(MODELS[kind](patch)) for patch in ((4, 4), (4, 4), (2, 8))]
     assert prints[0] == prints[1] != prints[2]
 
 
@@ -303,7 +312,7 @@ def test_another_model_is_told(run, tmp_path, capsys):
     task("score", run, tmp_path / "scores.csv", f"{FLOW}patch_size", "[2, 8]")
     told = "model.flow.init_args.patch_size is [2, 8], and was 4 in the run of the checkpoint"
     assert told in capsys.readouterr().out
-    task("score", run, tmp_path / "scores.csv", "--model.learning_rate", 1)
+    task("score", run, tmp_path / "scores.csv", "--model.learning_rate", 1, *REPLACE)
     assert "was" not in capsys.readouterr().out
 
 
@@ -340,8 +349,11 @@ def test_tasks_do_not_depend_on_the_inference_mode(conditional, tmp_path, mode):
     with torch.no_grad():
         want = flow.eval().inverse((split.images + 0.5) / 128 - 1, split.labels).flatten(1)
     assert np.allclose(np.load(output)["embeddings"], want.numpy(), atol=1e-5)
-    trainer.sample(output=str(tmp_path / "s.npz"), num_samples=4, guidance=1.0, **options)
-    task("sample", conditional, tmp_path / "t.npz", "--num_samples", 4, "--guidance", 1)
+    trainer.sample(
+        output=str(tmp_path / "s.npz"), num_samples=4, guidance=1.0, seed=0, **options
+    )
+    given = ("--num_samples", 4, "--guidance", 1, "--seed", 0)
+    task("sample", conditional, tmp_path / "t.npz", *given)
     for key, value in np.load(tmp_path / "t.npz").items():
         assert np.allclose(np.load(tmp_path / "s.npz")[key], value, atol=1e-4), key
     trainer.score(datamodule=Digits(64), output=str(tmp_path / "s.csv"), **options)
@@ -510,8 +522,8 @@ def write_images(folder, seed):
 def leave_parts(folder, output, monkeypatch, run, make):
     """Score images, with parts that stay as if the process had been killed at the end."""
     with monkeypatch.context() as patch:
-        patch.setattr("mixer_bijectors.train.tasks.flow_trainer._finish", lambda _: None)
-        options = {"ckpt_path": str(run), "output": str(output)}
+        patch.setattr(Output, "__exit__", lambda *_: None)
+        options = {"ckpt_path": str(run), "output": str(output), "overwrite": True}
         make_trainer().score(DensityEstimation(make_flow()), make(folder), **options)
     return [row["bits_per_dim"] for row in table(output)]
 
@@ -551,7 +563,7 @@ def test_parts_of_other_images_are_not_used(run, tmp_path, monkeypatch, change, 
 def test_parts_of_the_same_images_are_used(run, tmp_path, monkeypatch):
     folder, output = write_images(tmp_path / "imgs", 0), tmp_path / "s.csv"
     leave_parts(folder, output, monkeypatch, run, read_folder)
-    part = tmp_path / "s.csv.parts" / "000000001.npz"
+    part = tmp_path / "s.csv.parts" / "test" / "000000001.npz"
     arrays = dict(np.load(part))
     np.savez(part, **arrays | {"bits_per_dim": arrays["bits_per_dim"] * 0 - 1})
     bits = leave_parts(folder, output, monkeypatch, run, read_folder)
@@ -610,3 +622,144 @@ def test_classes_are_those_of_the_fit_by_their_names(tmp_path):
     again = ("fit", *QUIET, *CLASSES, f"{FLOW}num_classes", "2", path, three)
     root = ("--trainer.default_root_dir", tmp_path / "more", "--trainer.max_steps", 8)
     assert told in call(*again, *root, "--ckpt_path", checkpoint, fails=True)
+
+
+class Counting(FlowTrainer):
+    """A trainer with a task of a user's own."""
+
+    def brightness(
+        self,
+        model: DensityEstimation,
+        datamodule: ImageDataModule,
+        ckpt_path: str | None = None,
+        output: str | None = None,
+    ) -> None:
+        """Write the mean of each image."""
+        with Output(self, model, ckpt_path, output, "brightness.npz") as out:
+            means = predict_images(out, mean_of_images, datamodule)
+            if means:
+                out.write_npz(means, f"brightness of {len(means['index'])} images")
+
+
+def mean_of_images(model, batch):
+    return {"brightness": batch.images.float().flatten(1).mean(1)}
+
+
+def test_a_task_of_a_user_is_a_method_of_a_subclass(run, tmp_path, capsys):
+    where = ("--ckpt_path", run, "--output", tmp_path / "b.npz")
+    call("brightness", *where, *QUIET, trainer_class=Counting)
+    want = Digits.splits()["test"].images.float().flatten(1).mean(1)
+    assert np.allclose(np.load(tmp_path / "b.npz")["brightness"], want)
+    assert capsys.readouterr().out.endswith("b.npz: brightness of 359 images\n")
+    assert set(Counting.tasks()) == {*FlowTrainer.tasks(), "brightness"}
+
+
+def test_outputs_lie_in_the_folder_of_the_run_and_are_not_overwritten(run, tmp_path, capsys):
+    path = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    path.parent.mkdir(parents=True)
+    shutil.copy(run, path)
+    few = ("sample", "--ckpt_path", path, *QUIET, "--num_samples", 2)
+    call(*few)
+    written = path.parents[1] / "results" / "samples.npz"
+    first = written.read_bytes()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wrote")]
+    assert lines[0].startswith(f"wrote {written}: 2 images, drawn with --seed ")
+    assert lines[1:] == [f"wrote {written.with_suffix('.png')}: 2 images"]
+    told = call(*few, fails=True)
+    assert f"{written} is there already; pass --overwrite true" in told
+    assert "or another name with --output" in told and written.read_bytes() == first
+    call(*few, *REPLACE)
+    assert written.read_bytes() != first
+    written.unlink()
+    assert "samples.png is there already" in call(*few, fails=True)
+
+
+def test_a_task_that_fails_leaves_nothing(run, tmp_path):
+    bad = write_images(tmp_path / "bad", 0)
+    (bad / "3.png").write_text("no image")
+    output = tmp_path / "new" / "s.csv"
+    assert "3.png" in task("score", run, output, "--anomalies", bad, fails=True)
+    assert not output.parent.exists()
+    module = DensityEstimation(make_flow())
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, -1, -1])
+    for known in (None, labels, torch.zeros(8).long()):
+        data = Constant((255 * IMAGES).byte(), known)
+        with pytest.raises((RunError, ValueError), match="needs"):
+            make_trainer().probe(module, data, str(run), str(tmp_path / "new" / "p.npz"))
+    assert not output.parent.exists()
+
+
+def test_a_probe_that_was_cut_off_goes_on(run, tmp_path, monkeypatch):
+    def cut(*_):
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mixer_bijectors.train.tasks.probe.linear_probe", cut)
+        with pytest.raises(Cut):
+            task("probe", run, tmp_path / "p.npz")
+    parts = tmp_path / "p.npz.parts"
+    assert sorted(path.name for path in parts.iterdir()) == ["test", "train"]
+    with monkeypatch.context() as patch:
+        patch.setattr("mixer_bijectors.train.tasks.probe.embeddings", None)
+        patch.setattr("mixer_bijectors.train.tasks.prediction.as_text", text_of_embeddings)
+        task("probe", run, tmp_path / "p.npz")
+    assert not parts.exists()
+
+
+def text_of_embeddings(_):
+    """What tells the computation of a probe from others."""
+    return "<function embeddings>"
+
+
+def test_a_sample_that_was_cut_off_goes_on_with_its_seed(run, tmp_path, monkeypatch):
+    few = ("--num_samples", 3, "--batch_size", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "write_npz", lambda *_: (_ for _ in ()).throw(Cut))
+        with pytest.raises(Cut):
+            task("sample", run, tmp_path / "s.npz", *few)
+    first = np.load(tmp_path / "s.npz.parts" / "test" / "000000000.npz")["log_prob"]
+    task("sample", run, tmp_path / "s.npz", *few)
+    assert np.array_equal(np.load(tmp_path / "s.npz")["log_prob"][:2], first)
+
+
+CHOSEN = {"3": [3], "[3, 7]": [3, 7], "two": [2], "[two, 7]": [2, 7], "-1": [-1]}
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+@pytest.fixture(scope="module")
+def named(conditional, tmp_path_factory):
+    """A checkpoint of classes with names."""
+    checkpoint = load_checkpoint(conditional) | {"class_names": NAMES}
+    path = tmp_path_factory.mktemp("named") / "named.ckpt"
+    torch.save(checkpoint, path)
+    return path
+
+
+@pytest.mark.parametrize("given", CHOSEN)
+def test_classes_are_given_by_label_or_by_name(given, named, tmp_path, capsys):
+    task("sample", named, tmp_path / "s.npz", "--num_samples", 4, f"--classes={given}")
+    labels = np.load(tmp_path / "s.npz")["labels"].tolist()
+    assert labels == CHOSEN[given] * (4 // len(CHOSEN[given]))
+    shown = ", ".join(f"{k} {NAMES[k]}" if k >= 0 else "-1" for k in CHOSEN[given])
+    assert f"s.png: columns are the classes {shown}, in turn" in capsys.readouterr().out
+
+
+def test_columns_of_a_grid_are_classes(named, tmp_path):
+    task("sample", named, tmp_path / "s.npz", "--num_samples", 25)
+    with Image.open(tmp_path / "s.png") as grid:
+        assert grid.size == (8 * (10 * 10 + 2), 8 * (3 * 10 + 2)) and grid.mode == "L"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    {
+        ("--classes", "cat"): "has no class cat, but 10 from 0, named zero, one, two and 7 oth",
+        ("--classes", "10"): "has no class 10, but 10 from 0",
+        ("--options", '{"nope": 1}'): "TarFlow has no nope; leave it out, its options are guid",
+        ("--seed", "-1"): "sample: seed must not be negative, got -1",
+        ("--options", '{"trace": true}'): "TarFlow has no trace",
+    }.items(),
+)
+def test_what_a_model_has_not_is_told(options, told, named, tmp_path):
+    assert told in task("sample", named, tmp_path / "s.npz", *options, fails=True)
+    assert not list(tmp_path.iterdir())

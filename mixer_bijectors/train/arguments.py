@@ -1,20 +1,19 @@
 """The arguments of the command, and the checkpoints that they name."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from .io.checkpoints import load_checkpoint, newest_first
 from .io.configurations import configuration_of, find_config
 from .io.errors import RunError
 from .io.files import expanded
-from .tasks.parts import NO_CHECKPOINT
+from .tasks.weights import NO_CHECKPOINT
 
-__all__ = ["TASKS", "arranged", "last_in", "need_file"]
-
-TASKS = ("sample", "embed", "probe", "score", "reconstruct", "export")
+__all__ = ["arranged", "last_in", "need_file"]
 
 
-def arranged(arguments: list[str]) -> list[str]:
+def arranged(arguments: list[str], tasks: Sequence[str]) -> list[str]:
     """The arguments with configs first, so that options beside them hold wherever they stand.
 
     For what is done with a trained model, the config is that of the run of its checkpoint,
@@ -31,7 +30,7 @@ def arranged(arguments: list[str]) -> list[str]:
     except argparse.ArgumentError:
         return arguments  # to be told by the parser proper
     configs, path = [find_config(config) for config in given.config], given.ckpt_path
-    if subcommand in (*TASKS, "test", "validate") and not {"-h", "--help"} & set(options):
+    if subcommand in (*tasks, "test", "validate") and not {"-h", "--help"} & set(options):
         # A model may be described by options alone.
         described = configs or any(option.startswith("--model.flow") for option in options)
         if path is None and not described:

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from .. import __version__
-from .arguments import TASKS, arranged, last_in, need_file
+from .arguments import arranged, last_in, need_file
 from .callbacks.guard import Guard
 from .density_estimation import DensityEstimation
 from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint
@@ -43,12 +43,12 @@ _KEPT = {"learning_rate": "initial_lr", "weight_decay": "weight_decay", "betas":
 class FlowCLI(LightningCLI):
     """Lightning's command line: one folder for each run, a test after each fit, and tasks."""
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         # Checkpoints are never read in another way, see `AtomicCheckpointIO`.
         lightning = {k: v | {"weights_only"} for k, v in LightningCLI.subcommands().items()}
         del lightning["predict"]  # the tasks do
-        return lightning | {task: {"model", "datamodule"} for task in TASKS}
+        trainer_class: Any = self.trainer_class
+        return lightning | {task: {"model", "datamodule"} for task in trainer_class.tasks()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Guard, "guard")
@@ -256,8 +256,11 @@ def _version(folder: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def main() -> None:
+def main(trainer_class: type[FlowTrainer] = FlowTrainer) -> None:
     """Run the command line; what a user can mend is told in one sentence.
+
+    Args:
+        trainer_class: a subclass of `FlowTrainer`, whose public methods are tasks as well.
 
     With `MIXER_BIJECTORS_TRACEBACK` in the environment, where it was found is shown as well.
     """
@@ -267,12 +270,12 @@ def main() -> None:
         print(f"mixer-bijectors {__version__}")
         return
     try:
-        sys.argv[1:] = arranged(sys.argv[1:])
+        sys.argv[1:] = arranged(sys.argv[1:], trainer_class.tasks())
         FlowCLI(
             DensityEstimation,
             L.LightningDataModule,
             subclass_mode_data=True,
-            trainer_class=FlowTrainer,
+            trainer_class=trainer_class,
             trainer_defaults={"inference_mode": False},
             save_config_callback=_ConfigOfRun,
             save_config_kwargs={"overwrite": True},

@@ -16,7 +16,7 @@ from .density_estimation import DensityEstimation
 from .io.checkpoints import checkpoint_in, load_checkpoint, misfit
 from .io.configurations import configuration_of
 from .io.errors import RunError
-from .tasks.parts import load_weights
+from .tasks.weights import load_weights
 
 __all__ = ["TrainedModel", "load"]
 

@@ -1,7 +1,5 @@
 """Pictures of a training run."""
 
-import csv
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...images import make_grid, save_grid
+from ...images import make_grid
 from ...models import ImageFlow
-from ...models.denoising import denoise
+from ..checks import as_batch
 from ..io.errors import RunError
 from ..io.files import make_folder, replacing
 from ..sharding import Sharded
+from ..tasks.pictures import class_columns, is_picture, latents_as_images, write_grid
+from ..tasks.sample import check_options, draw
+from .learning_curve import learning_curve
 
-__all__ = ["Pictures", "latents_as_images"]
+__all__ = ["Pictures"]
 
 
 class Pictures(L.Callback):
@@ -28,7 +29,8 @@ class Pictures(L.Callback):
 
     `samples.png` is renewed after every `every_n_epochs`-th validation, with a copy for each
     step under `samples/` and in TensorBoard; `reconstructions.png` (photographs, their latents,
-    and the photographs that come back from these) and `curve.png` at the end of a fit.
+    and the photographs that come back from these) and `curve.png` at the end of a fit, and
+    `curve.png` once more with the result of the test.
 
     Args:
         every_n_epochs: epochs between two grids of samples.
@@ -36,12 +38,15 @@ class Pictures(L.Callback):
         temperature: scale of the base's standard deviation for samples.
         options: what else samples are drawn with, such as the `guidance` of a TarFlow.
 
-    Samples of a class-conditional model are of all classes in turn. Those of a model of noisy
-    images are denoised. With averaged weights, samples are of these. Models that are no
-    `ImageFlow` draw by normflows' own `sample`, without temperature, options and denoising.
+    Samples of a class-conditional model are of all classes in turn, each column of the grid of
+    one class. Those of a model of noisy images are denoised. With averaged weights, samples are
+    of these. Models that are no `ImageFlow` draw by normflows' own `sample`, without
+    temperature, options and denoising. Of images that have neither one nor three channels there
+    is the curve alone.
 
     Raises:
-        RunError: at the start of a fit, if a callback that averages weights comes first.
+        RunError: at the start of a fit, if a callback that averages weights comes first, or the
+            model does not take one of the options.
     """
 
     def __init__(
@@ -57,6 +62,9 @@ class Pictures(L.Callback):
         self.options = {"temperature": temperature} | (options or {})
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        flow: Any = getattr(pl_module, "density", None)
+        if stage == "fit" and isinstance(flow, ImageFlow):
+            check_options(flow, self.options)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if callback is self:
                 return
@@ -75,15 +83,15 @@ class Pictures(L.Callback):
         if not (trainer.is_global_zero or isinstance(trainer.strategy, Sharded)):
             return
         samples = self._sample(module)
-        if not trainer.is_global_zero:
+        if not (trainer.is_global_zero and is_picture(samples.shape)):
             return
+        columns = class_columns(len(samples), getattr(module.density, "num_classes", 0))
         for path in ("samples.png", f"samples/step-{trainer.global_step:07d}.png"):
             make_folder((Path(folder) / path).parent)
-            with replacing(Path(folder) / path) as draft:
-                save_grid(draft, samples, scale=2)
+            write_grid(Path(folder) / path, samples, columns)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                grid = make_grid(samples)
+                grid = make_grid(samples, columns=columns)
                 logger.experiment.add_image("samples", grid, trainer.global_step)
 
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -91,16 +99,19 @@ class Pictures(L.Callback):
         if not (trainer.is_global_zero or isinstance(trainer.strategy, Sharded)):
             return
         batch = next(iter(trainer.val_dataloaders or []), None)
-        if batch is not None:
+        if batch is not None and is_picture(as_batch(batch).images.shape):
             x, labels = module.prepare(batch)
             some = torch.linspace(0, len(x) - 1, 8).long()
             shown = [t[some].to(module.device) for t in (x, *labels)]
             figure = _reconstructions(module.density, *shown)
             if trainer.is_global_zero:
                 _save(figure, folder / "reconstructions.png")
-        metrics = folder / "metrics.csv"
-        if trainer.is_global_zero and metrics.exists():
-            _save(_curve(metrics), folder / "curve.png")
+        _draw_curve(trainer, folder)
+
+    def on_test_end(self, trainer: L.Trainer, module: Any) -> None:
+        folder = trainer.log_dir  # asks all processes
+        if folder is not None:
+            _draw_curve(trainer, Path(folder))
 
     @torch.no_grad()
     def _sample(self, module: Any) -> Tensor:
@@ -110,8 +121,7 @@ class Pictures(L.Callback):
         labels = None
         if flow.num_classes:
             labels = torch.arange(self.num_samples, device=module.device) % flow.num_classes
-        x, _ = flow.sample(self.num_samples, labels, **self.options)
-        return denoise(flow, x, module.noise, labels) if module.noise else x
+        return draw(module, self.num_samples, labels, self.options)[0]
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -119,9 +129,13 @@ def _save(figure: Figure, path: Path) -> None:
         figure.savefig(draft, dpi=150)
 
 
-def latents_as_images(z: Tensor, shape: Sequence[int]) -> Tensor:
-    """Latents in the shape of images, three standard deviations from black to white."""
-    return (z.reshape(shape) / 3).clamp(-1, 1)
+def _draw_curve(trainer: L.Trainer, folder: Path) -> None:
+    metrics = folder / "metrics.csv"
+    if trainer.is_global_zero and metrics.exists():
+        test = trainer.callback_metrics.get("test/bits_per_dim")
+        _save(
+            learning_curve(metrics, None if test is None else float(test)), folder / "curve.png"
+        )
 
 
 @torch.no_grad()
@@ -139,27 +153,7 @@ def _reconstructions(flow: nf.NormalizingFlow, x: Tensor, *labels: Tensor) -> Fi
     for row, (name, pictures) in zip(axes, rows.items()):
         row[0].set_ylabel(name)
         for axis, picture in zip(row, pictures):
-            axis.imshow((picture.clamp(-1, 1) / 2 + 0.5).permute(1, 2, 0).cpu().numpy())
+            pixels = (picture.clamp(-1, 1) / 2 + 0.5).permute(1, 2, 0).cpu().numpy()
+            axis.imshow(pixels, "gray", interpolation="nearest", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
-    return figure
-
-
-def _curve(metrics: Path) -> Figure:
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axis = figure.subplots()
-    with metrics.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    values: list[float] = []
-    for split, marker in (("train", ""), ("val", "o")):
-        name = f"{split}/bits_per_dim"
-        points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-        if points:
-            axis.plot(*zip(*points), marker=marker, label=split)
-            values += [value for _, value in points]
-    if values:
-        # The first steps are far above everything that one wants to see.
-        axis.set_ylim(min(values) - 0.1, sorted(values)[int(0.95 * (len(values) - 1))] + 0.1)
-    axis.set(xlabel="step", ylabel="bits per dimension")
-    axis.grid(alpha=0.3)
-    axis.legend()
     return figure

@@ -1,5 +1,7 @@
 """What a trained model is used for: samples, scores, embeddings, reconstructions."""
 
 from .flow_trainer import FlowTrainer
+from .output import Output
+from .prediction import predict_images
 
-__all__ = ["FlowTrainer"]
+__all__ = ["FlowTrainer", "Output", "predict_images"]

@@ -1,0 +1,116 @@
+"""The task `score`: bits per dimension of images, and anomalies by them."""
+
+from functools import partial
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...images import bits_per_dim
+from ..data.batches import Batch
+from ..data.image_data_module import ImageDataModule
+from ..data.images import Images
+from ..density_estimation import DensityEstimation
+from .anomaly import anomaly_scores, auroc, complexity
+from .output import Output
+from .prediction import predict_images
+
+__all__ = ["images_like", "score", "scores"]
+
+
+def score(
+    trainer: L.Trainer,
+    model: DensityEstimation,
+    datamodule: ImageDataModule,
+    ckpt_path: str | None = None,
+    output: str | None = None,
+    split: str = "test",
+    anomalies: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write the bits per dimension of each image as csv or parquet, and AUROCs.
+
+    Args:
+        trainer: where they are computed.
+        model: the model, from the config.
+        datamodule: the images.
+        ckpt_path: a checkpoint of `fit`.
+        output: the table, .csv or .parquet; by default `results/scores.csv` in the folder of
+            the run.
+        split: 'train', 'val' or 'test'.
+        anomalies: folder or dataset of images to be told from these by their scores, for
+            which a class-conditional model gets no labels, of either.
+        overwrite: replace a file that is there.
+    """
+    alone = anomalies is None
+    if anomalies is not None:
+        others = images_like(datamodule, anomalies, model.density.image_shape)
+        if trainer.is_global_zero:
+            others.prepare_data()  # which may not be there
+    with Output(
+        *(trainer, model, ckpt_path, output, "scores.csv", ".parquet"), overwrite=overwrite
+    ) as out:
+
+        def table(name: str, data: ImageDataModule, split: str, compressed: bool) -> Any:
+            compute = partial(scores, compressed=compressed, labelled=alone)
+            values = predict_images(out, compute, data, split, name=name, labelled=alone)
+            source = data.sources[split]
+            names = [source.name(int(index)) for index in values.get("index", ())]
+            return {"image": names} | values
+
+        tables = {split: table(split, datamodule, split, not alone)}
+        if not alone:
+            tables["anomalies"] = table("anomalies", others, "test", True)
+            held_out = table("typical", datamodule, "val", False)
+        if not trainer.is_global_zero:
+            return
+        if not alone:
+            typical = float(np.mean(held_out["bits_per_dim"]))
+            for values in tables.values():
+                bits, size = (torch.tensor(values[k]) for k in ("bits_per_dim", "complexity"))
+                values |= anomaly_scores(bits, size, typical)
+            inside, outside = tables.values()
+            for name in ("bits_per_dim", "ratio", "typicality"):
+                print(f"AUROC by {name} {auroc(inside[name], outside[name]):.4f}")
+        from datasets import Dataset, concatenate_datasets
+
+        rows = concatenate_datasets(
+            [
+                Dataset.from_dict({"set": [name] * len(values["index"])} | values)
+                for name, values in tables.items()
+            ]
+        )
+        mean = np.sort(tables[split]["bits_per_dim"]).mean()
+        number, of = len(tables[split]["index"]), len(datamodule.source(split))
+        images = f"{number}" if number == of else f"{number} of {of}"
+        print(f"{mean:.4f} bits per dimension, mean of {images} images")
+        out.write(
+            rows.to_csv if out.path.suffix == ".csv" else rows.to_parquet,
+            f"scores of {len(rows)} images",
+        )
+
+
+def scores(
+    model: DensityEstimation, batch: Batch, *, compressed: bool, labelled: bool
+) -> dict[str, Tensor]:
+    """Bits per dimension of images, and their complexity, which takes some time."""
+    x, labels = model.prepare(batch if labelled else batch._replace(labels=None))
+    bits = bits_per_dim(model.density.log_prob(x, *labels), x.shape[1:])
+    size = {"complexity": complexity(batch.images)} if compressed else {}
+    return {"bits_per_dim": bits} | size
+
+
+def images_like(data: ImageDataModule, path: str, shape: tuple[int, int, int]) -> Images:
+    """All images of another path, read as those of `data` are."""
+    return Images(
+        path,
+        shape,
+        data.batch_size,
+        data.num_workers,
+        test_split="all",
+        resize=data.resize if isinstance(data, Images) else "crop",
+        permute_seed=data.permute_seed,
+        on_bad_image=data.on_bad_image,
+    )
