@@ -151,7 +151,7 @@ def test_resumes_exactly_from_every_step(tmp_path, options):
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_a_run_goes_on_with_the_settings_that_it_is_given(tmp_path, changed, lr, others):
-    """Not with those that the checkpoint's optimizer had; step 4 of 12 is a quarter of a cosine."""
+    """Not with those of the checkpoint; at step 4 of 12 the cosine has come to 0.75."""
     groups = []
     watch = At("on_before_optimizer_step", 1, lambda: None)
     watch.on_before_optimizer_step = lambda *a: groups.append(dict(a[-1].param_groups[0]))

@@ -31,6 +31,7 @@ from .io.csv_log import ResumableCSVLogger
 from .io.errors import RunError
 from .io.files import make_folder
 from .io.reasons import reason_of
+from .parser import FlowParser
 from .tasks.flow_trainer import FlowTrainer
 
 __all__ = ["main"]
@@ -265,6 +266,7 @@ def main() -> None:
             trainer_defaults={"inference_mode": False},
             save_config_callback=_ConfigOfRun,
             save_config_kwargs={"overwrite": True},
+            parser_class=FlowParser,
         )
     except Exception as error:
         reason = reason_of(error)
