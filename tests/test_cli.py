@@ -449,6 +449,59 @@ def test_errors_are_one_sentence(kind, run, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.parts")) and not list(tmp_path.glob("*.npz"))
 
 
+SAMPLE = ["sample", "--ckpt_path", "LAST"]
+MISTYPED = {
+    "a number for a list": (
+        [*SAMPLE, "--classes", "1"],
+        r"sample: classes must be list\[int\] or null, got 1$",
+    ),
+    "a name for a list": ([*SAMPLE, "--classes", "n01"], "classes must be .*, got n01$"),
+    "an option": (
+        [*SAMPLE, "--temprature", "2"],
+        r"sample: there is no option --temprature; did you mean --temperature\?$",
+    ),
+    "an option of the model": (
+        [*FIT, "--learning_rate", "2"],
+        r"there is no option --learning_rate; did you mean --model.learning_rate\?$",
+    ),
+    "a key": (
+        [*FIT, "--config", "{trainer: {max_step: 3}}\n"],
+        r"unknown key trainer.max_step; did you mean trainer.max_steps\?$",
+    ),
+    "an argument of a class": (
+        [*FIT, f"{FLOW}num_layer", "3"],
+        r"MixerFlow has no option num_layer; did you mean num_layers\?$",
+    ),
+    "a class": (
+        [*FIT, "--trainer.callbacks+=mixer_bijectors.train.Pictres"],
+        r"there is no Pictres in mixer_bijectors.train; did you mean Pictures\?$",
+    ),
+    "a value": (
+        [*FIT, "--model.learning_rate", "x"],
+        "fit: model.learning_rate must be of type float, got x$",
+    ),
+    "a value of a class": (
+        [*FIT, f"{FLOW}num_layers", "x"],
+        "model.flow.num_layers must be of type int, got x$",
+    ),
+    "a command": (["smaple"], r"there is no command smaple; did you mean sample\?$"),
+    "no model": (["fit"], "there is no fit.model.flow, fit.data; name a config"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTYPED)
+def test_what_is_mistyped_is_told_in_one_line(kind, run, tmp_path, capsys):
+    arguments, told = MISTYPED[kind]
+    places = {
+        "CONFIG": run / "config.yaml",
+        "LAST": run / "checkpoints" / "last.ckpt",
+        "ROOT": tmp_path,
+    }
+    sentence = call(*(places.get(a, a) for a in arguments), fails=True)
+    assert re.search(f"^mixer-bijectors: .*{told}", sentence) and "\n" not in sentence
+    assert "usage" not in capsys.readouterr().err
+
+
 def test_classes_that_would_be_left_out(tmp_path):
     fit(tmp_path, 1, f"{FLOW}num_classes", 10)
     path = tmp_path / "version_0" / "checkpoints" / "last.ckpt"

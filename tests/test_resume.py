@@ -80,9 +80,11 @@ def fit(
     num_workers=0,
     every=1,
     more_callbacks=(),
+    settings=None,
     **options,
 ):
-    module = DensityEstimation(make_flow(kind), warmup_steps=2, label_dropout=0.3)
+    settings = {"warmup_steps": 2, "label_dropout": 0.3} | (settings or {})
+    module = DensityEstimation(make_flow(kind), **settings)
     callbacks = [
         ModelCheckpoint(
             folder,
@@ -134,6 +136,32 @@ def test_resumes_exactly_from_every_step(tmp_path, options):
         path = tmp_path / "whole" / f"step={step}.ckpt"
         resumed = fit(tmp_path / f"from-{step}", ckpt_path=path, **options)
         assert_same(resumed, seen)
+
+
+@pytest.mark.parametrize(
+    ("changed", "lr", "others"),
+    [
+        ({}, 4e-3 * 0.75, (0.0, (0.9, 0.999))),
+        ({"learning_rate": 0.1}, 0.1 * 0.75, (0.0, (0.9, 0.999))),
+        ({"weight_decay": 0.2}, 4e-3 * 0.75, (0.2, (0.9, 0.999))),
+        ({"betas": (0.5, 0.6)}, 4e-3 * 0.75, (0.0, (0.5, 0.6))),
+        ({"warmup_steps": 10}, 4e-3 * 0.75 / 2, (0.0, (0.9, 0.999))),
+        ({"max_steps": 8}, 4e-3 * 0.5, (0.0, (0.9, 0.999))),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_run_goes_on_with_the_settings_that_it_is_given(tmp_path, changed, lr, others):
+    """Not with those of the checkpoint; at step 4 of 12 the cosine has come to 0.75."""
+    groups = []
+    watch = At("on_before_optimizer_step", 1, lambda: None)
+    watch.on_before_optimizer_step = lambda *a: groups.append(dict(a[-1].param_groups[0]))
+    fit(tmp_path, max_steps=4)
+    options = {key: changed[key] for key in changed.keys() & {"max_steps"}}
+    settings = {key: changed[key] for key in changed.keys() - {"max_steps"}}
+    path = tmp_path / "step=4.ckpt"
+    fit(tmp_path / "on", ckpt_path=path, more_callbacks=[watch], settings=settings, **options)
+    assert groups[0]["lr"] == pytest.approx(lr)
+    assert (groups[0]["weight_decay"], groups[0]["betas"]) == others
 
 
 def last_checkpoint(folder, **when):

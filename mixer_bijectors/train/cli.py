@@ -30,6 +30,7 @@ from .io.configurations import configuration_of
 from .io.csv_log import ResumableCSVLogger
 from .io.files import expanded, make_folder
 from .io.reasons import reason_of
+from .parser import FlowParser
 from .tasks.flow_trainer import FlowTrainer
 
 __all__ = ["main"]
@@ -279,6 +280,7 @@ def main(trainer_class: type[FlowTrainer] = FlowTrainer) -> None:
             trainer_defaults={"inference_mode": False},
             save_config_callback=_ConfigOfRun,
             save_config_kwargs={"overwrite": True},
+            parser_class=FlowParser,
         )
     except Exception as error:
         reason = reason_of(error)

@@ -21,6 +21,7 @@ from .data.batches import Batch, run_seed, seed_generators
 from .data.image_data_module import ImageDataModule
 from .io.errors import RunError
 from .metrics import CalibrationError, MeanOverImages
+from .schedule import Schedule
 from .sharding import agree, shard
 
 __all__ = ["DensityEstimation"]
@@ -43,7 +44,8 @@ class DensityEstimation(L.LightningModule):
     own loss, and its accuracy and expected calibration error are logged beside the bits.
 
     All random numbers depend on the seed, the step and the images alone: a run that is resumed
-    from a checkpoint does what it would have done.
+    from a checkpoint does what it would have done. Settings are those that the module is made
+    with, also where the run of the checkpoint had others.
 
     Args:
         flow: the model, over images in [-1, 1).
@@ -231,6 +233,11 @@ class DensityEstimation(L.LightningModule):
     def on_test_start(self) -> None:
         warn_if_untrained(self.flow)
 
+    def on_train_start(self) -> None:
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, Schedule):
+                config.scheduler.go_on_with(**self._optimizer_settings())
+
     def on_train_batch_start(self, batch: Batches, batch_idx: int) -> None:
         self._look_at_levels(batch)
         # Whatever draws from the global generator does so as in a run that was never cut off.
@@ -350,13 +357,15 @@ class DensityEstimation(L.LightningModule):
             return (torch.full((count,), -1, device=batch.images.device),)
         return (labels.long(),)
 
+    def _optimizer_settings(self) -> dict[str, Any]:
+        return {
+            "lr": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "betas": tuple(self.betas),
+        }
+
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.parameters(),
-            lr=self.learning_rate,
-            weight_decay=self.weight_decay,
-            betas=self.betas,
-        )
+        optimizer = torch.optim.AdamW(self.parameters(), **self._optimizer_settings())
 
         def factor(step: int) -> float:
             warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
@@ -367,7 +376,7 @@ class DensityEstimation(L.LightningModule):
             total = self.trainer.estimated_stepping_batches
             return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
 
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        scheduler = Schedule(optimizer, factor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
