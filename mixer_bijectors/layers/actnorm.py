@@ -87,7 +87,10 @@ class ActNorm(Bijection):
     def _warn_of_identity(self) -> None:
         """Warn once where evaluation comes first, after one look at the parameters."""
         tensors = (self.initialized, self.log_scale, self.shift)
-        if not (self.warns and all(map(has_values, tensors))):
+        # First of all, as a graph must not depend on whether a warning has been given.
+        if torch.compiler.is_compiling() or not self.warns:
+            return
+        if not all(map(has_values, tensors)):
             return
         self.warns = False
         if bool(torch.stack([tensor.any() for tensor in tensors]).any()):

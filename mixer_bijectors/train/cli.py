@@ -25,7 +25,7 @@ from .. import __version__
 from .arguments import arranged, last_in, need_file
 from .callbacks.guard import Guard
 from .density_estimation import DensityEstimation
-from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint
+from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from .io.configurations import configuration_of
 from .io.csv_log import ResumableCSVLogger
 from .io.files import expanded, make_folder
@@ -37,8 +37,6 @@ __all__ = ["main"]
 
 # What `fit` passes on to Lightning, which knows how to find them.
 _FOUND_BY_LIGHTNING = re.compile("best|hpc|registry|.*://.*")
-# Options of the model that an optimizer keeps in its state, with their names there.
-_KEPT = {"learning_rate": "initial_lr", "weight_decay": "weight_decay", "betas": "betas"}
 
 
 class FlowCLI(LightningCLI):
@@ -128,26 +126,16 @@ class FlowCLI(LightningCLI):
         """Say where the model, and in a fit the data, are not those of the checkpoint's run."""
         if checkpoint is None or not Path(checkpoint).is_file():
             return
-        loaded = load_checkpoint(checkpoint, mmap=True)
-        then = yaml.safe_load(configuration_of(checkpoint, loaded) or "") or {}
+        then = yaml.safe_load(configuration_of(checkpoint) or "") or {}
         config = self.config[str(self.subcommand)].as_dict()
         now = json.loads(json.dumps(config, default=str))  # with lists for tuples, as in yaml
-        for optimizer in (loaded.get("optimizer_states") or [])[:1]:
-            # A run that has gone on already may have kept other values than its config says.
-            group = optimizer["param_groups"][0]
-            kept = {key: group[name] for key, name in _KEPT.items() if name in group}
-            kept = {key: [*v] if isinstance(v, tuple) else v for key, v in kept.items()}
-            then["model"] = {**(then.get("model") or {}), **kept}
         is_fit = self.subcommand == "fit"
         for part in ("model", "data"):
             changes = _differences(then.get(part), now.get(part), part)
             for key, (old, new) in changes.items():
                 if not (is_fit or key.startswith(("model.flow", "model.noise"))):
                     continue
-                line = f"{key} is {new}, and was {old} in the run of the checkpoint"
-                if key.removeprefix("model.") in _KEPT:
-                    line += "; the run keeps the former, with the state of its optimizer"
-                _print_once(line)
+                _print_once(f"{key} is {new}, and was {old} in the run of the checkpoint")
 
     def _report_limits(self) -> None:
         """Say that a test is of a part of the images, as the config of a fit may have it."""
