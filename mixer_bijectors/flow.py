@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ._checks import imported_class
 from ._graphs import constant_in_graphs
+from ._repr import format_event
 from .bijection import Bijection, Shape, complete_log_det
 from .layers.alternation import warn_unless_alternating
 
@@ -208,12 +209,15 @@ def chain_shapes(name: str, flows: Sequence[Flow]) -> tuple[Shape | None, Shape 
     keeps = True
     for position in range(len(flows) - 1, -1, -1):
         latent_shape, event_shape = event_shapes(flows[position])
-        known = state is not None and event_shape is not None
-        if known and not shapes_agree(state, event_shape):
+        if (
+            state is not None
+            and event_shape is not None
+            and not shapes_agree(state, event_shape)
+        ):
             raise ValueError(
                 f"{name}: flows[{position + 1}] ({type(flows[position + 1]).__name__}) hands "
-                f"latents of shape {_spell(state)} to flows[{position}] "
-                f"({type(flows[position]).__name__}), which is for {_spell(event_shape)}"
+                f"latents of shape {format_event(state)} to flows[{position}] "
+                f"({type(flows[position]).__name__}), which is for {format_event(event_shape)}"
             )
         if event_shape is None:
             state, keeps = latent_shape, False
@@ -234,10 +238,6 @@ def shapes_agree(a: Any, b: Any) -> bool:
 def _join(a: Shape | None, b: Shape) -> Shape:
     """What is known of a shape by either."""
     return b if a is None else tuple(n if m is None else m for m, n in zip(a, b))
-
-
-def _spell(shape: Any) -> str:
-    return f"({', '.join('any' if size is None else str(size) for size in shape)})"
 
 
 def _wrapped(flow: nn.Module) -> Any:

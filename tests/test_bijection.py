@@ -241,8 +241,8 @@ class TestContext:
         (
             lambda: mb.Chain([mb.LULinear(5), mb.ActNorm(4)]),
             ValueError,
-            "Chain: flows[1] (ActNorm) hands latents of shape (4) to flows[0] (LULinear), "
-            "which is for (5)",
+            "Chain: flows[1] (ActNorm) hands latents of shape (4,) to flows[0] (LULinear), "
+            "which is for (5,)",
         ),
         (
             lambda: mb.ChannelMixing(mb.ChannelMixing(mb.LULinear(5))),

@@ -674,6 +674,12 @@ def test_outputs_lie_in_the_folder_of_the_run_and_are_not_overwritten(run, tmp_p
     assert "samples.png is there already" in call(*few, fails=True)
 
 
+def test_the_home_folder_is_found_in_output(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    call("export", "--ckpt_path", run, *QUIET, "--output", "~/model.safetensors")
+    assert (tmp_path / "model.safetensors").is_file()
+
+
 def test_a_task_that_fails_leaves_nothing(run, tmp_path):
     bad = write_images(tmp_path / "bad", 0)
     (bad / "3.png").write_text("no image")

@@ -11,7 +11,7 @@ __all__ = ["from_nflows", "to_nflows", "to_torch_transform"]
 
 
 def to_nflows(flow: Flow) -> NflowsTransform:
-    """A flow, ours or of normflows, as an `nflows.transforms.Transform`.
+    """A flow of this library or of normflows as an `nflows.transforms.Transform`.
 
     nflows runs the other way: its `forward` maps data to noise. Parameters are shared, and
     context is handed on to a flow that takes one. `from_nflows` gives the flow back. Without

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_input, is_readable
-from .._repr import describe
+from .._repr import describe, format_event
 from ..flow import (
     Flow,
     apply_flows,
@@ -86,8 +86,8 @@ class ImageFlow(nf.NormalizingFlow):
         ):
             if got is not None and not shapes_agree(got, expected):
                 raise ValueError(
-                    f"{name}: the layers are for {what} of shape {got}, but image_shape and "
-                    f"patch_size give {expected}"
+                    f"{name}: the layers are for {what} of shape {format_event(got)}, but "
+                    f"image_shape and patch_size give {format_event(expected)}"
                 )
         if base is None:
             base = nf.distributions.DiagGaussian(latent_shape, trainable=False)

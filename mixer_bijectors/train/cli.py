@@ -196,7 +196,7 @@ class _ConfigOfRun(SaveConfigCallback):
         super().__init__(parser, config, **options)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Not yet."""
+        """Write nothing before the checkpoint has been accepted."""
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

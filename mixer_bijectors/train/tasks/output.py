@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checks import check_precision
 from ..density_estimation import DensityEstimation
 from ..io.errors import RunError
-from ..io.files import make_folder, replacing
+from ..io.files import expanded, make_folder, replacing
 from .pictures import is_picture, write_grid
 from .weights import load_weights
 
@@ -67,7 +67,7 @@ class Output:
         self.checkpoint = load_weights(model, ckpt_path)
         folder = self.checkpoint.parent
         run = folder.parent if folder.name == "checkpoints" else folder
-        self.path = run / "results" / default if path is None else Path(path)
+        self.path = run / "results" / default if path is None else Path(expanded(path))
         suffixes = (Path(default).suffix, *suffixes)
         if self.path.suffix not in suffixes:
             raise RunError(f"output must be a name with {' or '.join(suffixes)}, got {path}")
