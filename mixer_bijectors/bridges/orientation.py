@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from .._checks import imported_class
+from .._dependencies import uncompiled
 from ..layers.alternation import warn_unless_alternating
 
 __all__ = ["check_child", "watch"]
@@ -33,7 +34,7 @@ def check_child(module: nn.Module, name: str, child: nn.Module | None) -> None:
     Raises:
         TypeError: the module runs its children one way, the child runs the other.
     """
-    child = getattr(child, "_orig_mod", child)  # that of a compiled module
+    child = uncompiled(child)
     transform = imported_class("nflows.transforms.base", "Transform")
     if not isinstance(child, (Flow, transform, nn.ModuleList)):
         return

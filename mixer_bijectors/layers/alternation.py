@@ -7,6 +7,7 @@ from normflows.flows import Composite, Reverse
 from torch import nn
 
 from .._checks import imported_class
+from .._dependencies import child_modules, uncompiled
 
 __all__ = ["warn_unless_alternating"]
 
@@ -44,13 +45,13 @@ def warn_unless_alternating(flows: Iterable[nn.Module], *, name: str, stacklevel
 
 
 def _flatten(flows: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    from ..flow import Chain
+    from ..chain import Chain
 
-    adapter = imported_class("mixer_bijectors.bridges.nflows", "_FlowAsTransform")
+    adapter = imported_class("mixer_bijectors.bridges.flow_as_transform", "FlowAsTransform")
     for flow in flows:
-        flow = getattr(flow, "_orig_mod", flow)  # that of a compiled module
+        flow = uncompiled(flow)
         if isinstance(flow, (nn.ModuleList, Chain, Composite, Reverse, adapter)):
-            yield from _flatten(filter(None, flow._modules.values()))
+            yield from _flatten(filter(None, child_modules(flow).values()))
         else:
             yield flow
 

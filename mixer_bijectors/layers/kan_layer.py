@@ -2,7 +2,7 @@
 
 from normflows.flows import Reverse
 
-from ..flow import Chain
+from ..chain import Chain
 from ..univariate import MonotoneBSpline
 from .elementwise import Elementwise
 from .lu_linear import LULinear

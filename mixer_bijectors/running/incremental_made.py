@@ -2,53 +2,33 @@
 
 import copy
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import torch
-from nflows.transforms import autoregressive as nflows_autoregressive
-from nflows.transforms import made as nflows_made
-from normflows.flows.affine import autoregressive as normflows_affine
-from normflows.flows.neural_spline import autoregressive as normflows_spline
-from normflows.nets import made as normflows_made
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._dependencies import elementwise_inverse, has_hooks, is_empty
 from ..layers.autoregressive import Autoregressive
-from .equations import has_hooks, is_as_defined
+from .known_layers import (
+    MADES,
+    NET_PARTS,
+    STEPPED_LAYERS,
+    full_name,
+    is_unchanged,
+    replaces_methods,
+)
 
-__all__ = ["solve_incrementally", "supports"]
-
-# Exactly these, as they were defined: a subclass may do anything.
-_STEPS = {
-    layer: layer._elementwise_inverse
-    for layer in (
-        normflows_affine.MaskedAffineAutoregressive,
-        normflows_spline.MaskedPiecewiseRationalQuadraticAutoregressive,
-        nflows_autoregressive.MaskedAffineAutoregressiveTransform,
-        nflows_autoregressive.MaskedPiecewiseLinearAutoregressiveTransform,
-        nflows_autoregressive.MaskedPiecewiseQuadraticAutoregressiveTransform,
-        nflows_autoregressive.MaskedPiecewiseCubicAutoregressiveTransform,
-        nflows_autoregressive.MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
-    )
-}
-_STEPS[Autoregressive] = Autoregressive._params
-_NETS = (normflows_made.MADE, nflows_made.MADE)
-_PARTS = {
-    part: part.forward
-    for part in (
-        *_NETS,
-        *(getattr(made, name) for made in (normflows_made, nflows_made) for name in (
-            "MaskedLinear", "MaskedFeedforwardBlock", "MaskedResidualBlock",
-        )),
-        nn.BatchNorm1d,
-        nn.Linear,
-        nn.ModuleList,
-    )
-}  # fmt: skip
+__all__ = ["is_faster", "solve_incrementally", "supports"]
 
 # Degrees for which one product of matrices collects what they read of all those before, as
 # that is faster than a product for each of them.
 _BLOCK = 16
+
+# Multiplications that take as long as the calls of a pass over the dozen passes or more that
+# trained layers need, on one core.
+_WORTH_THE_CALLS = 1 << 17
 
 _Piecewise = Callable[[Tensor], Tensor]
 _Pieces = Generator[Tensor, Tensor, None]
@@ -56,16 +36,15 @@ _Pieces = Generator[Tensor, Tensor, None]
 
 def supports(layer: Any, features: int) -> bool:
     """Whether all that is in a layer of so many features works on one of them as well."""
-    name = "_params" if isinstance(layer, Autoregressive) else "_elementwise_inverse"
-    step = getattr(type(layer), name, None)
-    if _STEPS.get(type(layer)) is not step or not is_as_defined(layer, type(layer).forward):
+    step = STEPPED_LAYERS.get(full_name(type(layer)))
+    if step is None or not is_unchanged(type(layer), step) or replaces_methods(layer):
         return False
     # Circular splines have tails of their own for each feature.
     tails, bound = getattr(layer, "tails", None), getattr(layer, "tail_bound", None)
     if isinstance(tails, list | tuple) or isinstance(bound, Tensor):
         return False
     net = _net(layer)
-    if type(net) not in _NETS or net.initial_layer.in_features != features:
+    if full_name(type(net)) not in MADES or net.initial_layer.in_features != features:
         return False
     degrees = net.final_layer.degrees
     if degrees.device.type == "cpu" and len(degrees.unique()) != features:
@@ -79,10 +58,11 @@ def _is_known(module: nn.Module) -> bool:
         return False
     if isinstance(module, nn.BatchNorm1d) and module.training:
         return False
-    if type(module) in _PARTS:
-        return is_as_defined(module, _PARTS[type(module)])
-    # What holds nothing is an activation, or dropout.
-    return not any((module._parameters, module._buffers, module._modules))
+    if type(module) is nn.ModuleList:
+        return True
+    if full_name(type(module)) in NET_PARTS:
+        return is_unchanged(type(module), "forward") and not replaces_methods(module)
+    return is_empty(module)  # an activation, or dropout
 
 
 def solve_incrementally(
@@ -128,7 +108,7 @@ def _of_one_feature(layer: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tens
         return step
     layer = copy.copy(layer)
     layer.features = 1
-    return layer._elementwise_inverse
+    return partial(elementwise_inverse, layer)
 
 
 class _Units:
@@ -252,3 +232,13 @@ def _batch_norm(layer: nn.BatchNorm1d, units: _Units) -> _Pieces:
     for center, factor, offset in zip(*parts):
         piece = torch.addcmul(offset, (yield piece) - center, factor)
     yield piece
+
+
+def is_faster(layer: nn.Module, y: Tensor) -> bool:
+    """Whether the arithmetic for a feature takes longer than the calls for a feature.
+
+    Solving one feature after the other saves arithmetic, that of all passes but one, for as
+    many calls for each feature as a pass makes in all. On a GPU those take longer.
+    """
+    products = y.shape[0] * sum(p.numel() for p in layer.parameters()) / y.shape[1]
+    return y.device.type == "cpu" and products >= _WORTH_THE_CALLS
