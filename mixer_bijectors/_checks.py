@@ -1,4 +1,4 @@
-"""What a layer says when it is handed the wrong thing."""
+"""Checks of arguments and inputs, with errors that name the layer and what to change."""
 
 import sys
 from numbers import Integral
@@ -179,7 +179,7 @@ def imported_class(module: str, name: str) -> Any:
 
 
 def is_traced() -> bool:
-    """Whether what runs is recorded, to run again on other values."""
+    """Whether operations are recorded as a graph, to run again on other values."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return True
     proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")  # slow to import
@@ -197,7 +197,7 @@ def has_values(x: Tensor) -> bool:
         return False
     if x.is_cuda and torch.cuda.is_current_stream_capturing():
         return False
-    # Fake tensors have no values, nor has what a mode such as theirs makes of ordinary ones.
+    # Fake tensors have no values, nor has any tensor while their mode is active.
     return type(x) in (Tensor, nn.Parameter) and not in_dispatch_mode()
 
 

@@ -12,7 +12,7 @@ from ._dependencies import child_modules, uncompiled
 
 __all__ = ["describe", "format_event"]
 
-# Arguments that the size of a part tells.
+# Arguments that are part of the size of a layer.
 _SIZES = ("features", "in_features", "num_patches", "out_features")
 
 

@@ -44,7 +44,7 @@ def _signature_takes_context(function: Callable[..., object]) -> bool:
 
 
 def context_features(flow: nn.Module) -> int | None:
-    """Size of the context that a flow reads, 0 if it reads none; None where nothing tells.
+    """Size of the context that a flow reads, 0 if it reads none; None where it is not known.
 
     A `Bijection`, or any flow with an attribute `context_features`, declares it. For the layers
     of normflows it is read off their nets. Another flow whose signature takes a context gets
@@ -115,7 +115,7 @@ def call_flow(
 def apply_flow(
     flow: Flow, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Run one direction of `flow` by this library's conventions, whatever its own are.
+    """Run one direction of `flow`, with a log-determinant of shape (batch,).
 
     A log-determinant that is a number, a 0-d tensor or of shape (1,), as some layers of
     normflows return it, is broadcast to (batch,).
@@ -192,5 +192,5 @@ def shapes_agree(a: Any, b: Any) -> bool:
 
 
 def _join(a: Shape | None, b: Shape) -> Shape:
-    """What is known of a shape by either."""
+    """A shape with the sizes that either of two shapes knows."""
     return b if a is None else tuple(n if m is None else m for m, n in zip(a, b))

@@ -198,7 +198,7 @@ INCREMENTAL = {
 @pytest.fixture
 def incrementally(monkeypatch):
     """Batches of any size one feature after the other."""
-    monkeypatch.setattr(incremental_made, "_WORTH_THE_CALLS", 0)
+    monkeypatch.setattr(incremental_made, "_MIN_PRODUCTS", 0)
 
 
 @pytest.mark.usefixtures("incrementally")

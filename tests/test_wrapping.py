@@ -158,7 +158,7 @@ CHANGED = {
 @pytest.mark.parametrize("threshold", [0, 1 << 40], ids=["incremental", "iterated"])
 @pytest.mark.parametrize("name", CHANGED)
 def test_what_is_changed_keeps_its_numbers(name, threshold, monkeypatch):
-    monkeypatch.setattr(incremental_made, "_WORTH_THE_CALLS", threshold)
+    monkeypatch.setattr(incremental_made, "_MIN_PRODUCTS", threshold)
     make, wrapped = CHANGED[name]
     layer = randomised(make())
     y = torch.randn(7, 6)
@@ -176,7 +176,7 @@ def test_what_is_changed_keeps_its_numbers(name, threshold, monkeypatch):
 @pytest.mark.parametrize("threshold", [0, 1 << 40], ids=["incremental", "iterated"])
 @pytest.mark.parametrize("where", ["class", "hook"])
 def test_what_is_changed_after_it_was_wrapped_keeps_its_numbers(where, threshold, monkeypatch):
-    monkeypatch.setattr(incremental_made, "_WORTH_THE_CALLS", threshold)
+    monkeypatch.setattr(incremental_made, "_MIN_PRODUCTS", threshold)
     if where == "class":
         base, layer = nf.flows.MaskedAffineAutoregressive, randomised(maf())
         fast, direction = mb.ParallelInverse(layer), "inverse"

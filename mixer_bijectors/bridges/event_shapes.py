@@ -63,7 +63,7 @@ def _run_copy(
     flow: Flow, event: torch.Size, context: Tensor | None, inverse: bool
 ) -> torch.Size:
     # Layers of normflows initialise themselves in evaluation mode, too, and replace the data of
-    # their parameters: that must happen to a copy. Hooks belong to the original.
+    # their parameters, so a copy is run. It gets no hooks.
     memo: dict[int, Any] = {}
     for module in flow.modules():
         memo |= {id(hooks): OrderedDict() for hooks in hook_tables(module)}

@@ -49,12 +49,12 @@ def from_nflows(transform: "Transform", *, context_features: int | None = None) 
     """An `nflows.transforms.Transform` as a flow of normflows.
 
     Parameters are shared. `InverseNotAvailable`, where the transform cannot sample, and
-    `InputOutsideDomain` come as nflows raises them. `to_nflows` gives the transform back.
+    `InputOutsideDomain` are raised by nflows. `to_nflows` gives the transform back.
 
     Args:
         transform: maps data to noise.
         context_features: size of the context that the transform reads, where it holds other
-            nets than those of nflows, which know theirs.
+            nets than those of nflows, of which the size is known.
 
     Raises:
         TypeError: what is not a transform of nflows.
@@ -96,7 +96,7 @@ class TransformAsFlow(Flow):
         return apply_flow(self.transform, x, self._checked(context, x))
 
     def _checked(self, context: Tensor | None, x: Tensor) -> Tensor | None:
-        # nflows takes no context for one of zeros, and broadcasts a single one.
+        # nflows itself would take a missing context for zeros, and broadcast a single row.
         if not self.context_features:
             return context
         name = type(self.transform).__name__
@@ -104,7 +104,7 @@ class TransformAsFlow(Flow):
 
 
 def _find_context_features(transform: "Transform") -> int | None:
-    """Size of the context that nets of nflows, and flows in adapters, read; None for others."""
+    """Size of the context that a transform reads; None if it holds parts that do not tell."""
     sizes = {0}
     for module in transform.modules():
         layer = getattr(module, "context_layer", None)

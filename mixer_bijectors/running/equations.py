@@ -1,4 +1,4 @@
-"""The triangular equations behind autoregressive layers, of this library and of others."""
+"""The triangular equations that autoregressive layers of all three libraries solve."""
 
 import copy
 from functools import partial
@@ -54,10 +54,10 @@ _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def find_sequential(module: nn.Module) -> tuple[str, Any] | None:
-    """The sequential direction of a layer, and the layer that its equation comes from.
+    """The name of the sequential direction of a layer, and the layer whose equation it solves.
 
-    None where that direction is not one of the known loops, or hooks belong to it, which run
-    when a module is called.
+    None where the direction is not one of the known loops, and where a hook runs with it, as
+    hooks do when a module is called.
     """
     if loops_over_features(module):
         return "inverse", module
@@ -84,7 +84,7 @@ def jacobi_step(
 
 
 def order_of(layer: Any, features: int, device: torch.device) -> Tensor | None:
-    """The features in the order in which the layer reads them, if it says."""
+    """The features in the order in which the layer reads them; None where it is not known."""
     if isinstance(layer, Autoregressive):
         if _method(layer, "_order") is not Autoregressive._order:
             return None
@@ -94,13 +94,13 @@ def order_of(layer: Any, features: int, device: torch.device) -> Tensor | None:
     known = full_name(type(net)) in MADES and full_name(type(net.final_layer)) in MASKED_LINEARS
     if not known:
         return None
-    # As many outputs of the same degree for each feature in turn. Stable, since an average of
-    # models has truncated degrees, which leaves ties in their order.
+    # Each feature has as many outputs in a row, all of its degree. The sort is stable, since an
+    # average of models has truncated degrees, and those that are equal stay in their order.
     return net.final_layer.degrees.view(features, -1)[:, 0].argsort(stable=True)
 
 
 def check_passes_agree(layer: nn.Module) -> None:
-    """Refuse what makes each pass another function of its input."""
+    """Raise if a part of a layer makes each pass another function of its input."""
     for module in layer.modules():
         dropout = isinstance(module, _DROPOUT) and module.p > 0
         batch_norm = isinstance(module, _BATCH_NORM)
