@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from . import _former_names, images, nets, presets
 from .bijection import Bijection
-from .bridges import orientation
-from .bridges.nflows import from_nflows, to_nflows, to_torch_transform
-from .flow import Chain
+from .bridges import from_nflows, orientation, to_nflows, to_torch_transform
+from .chain import Chain
 from .layers.actnorm import ActNorm
 from .layers.autoregressive import Autoregressive
 from .layers.continuous import ContinuousFlow
@@ -22,7 +21,7 @@ from .layers.patch_grid import CyclicShift, Patchify, Shift
 from .layers.transformer_autoregressive import Guidance, TransformerAutoregressive
 from .models import HybridClassifier, ImageFlow, MixerFlow, TarFlow
 from .models.denoising import denoise
-from .running.parallel_inverse import ParallelInverse, accelerate_sampling
+from .running import ParallelInverse, accelerate_sampling
 from .testing import check_bijection
 from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic
 

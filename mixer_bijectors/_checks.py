@@ -1,4 +1,4 @@
-"""What a layer says when it is handed the wrong thing."""
+"""Checks of arguments and inputs, with errors that name the layer and what to change."""
 
 import sys
 from numbers import Integral
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ._dependencies import in_dispatch_mode, is_function_transformed
 
 __all__ = [
     "check_builder",
@@ -177,7 +179,7 @@ def imported_class(module: str, name: str) -> Any:
 
 
 def is_traced() -> bool:
-    """Whether what runs is recorded, to run again on other values."""
+    """Whether operations are recorded as a graph, to run again on other values."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return True
     proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")  # slow to import
@@ -186,22 +188,17 @@ def is_traced() -> bool:
 
 def is_concrete(x: Tensor) -> bool:
     """Whether `x` has values that Python can look at."""
-    return (
-        not is_traced()
-        and x.device.type != "meta"
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        and not torch._C._functorch.is_legacy_batchedtensor(x)
-    )
+    return not is_traced() and x.device.type != "meta" and not is_function_transformed(x)
 
 
 def has_values(x: Tensor) -> bool:
     """Whether the values of `x` can be looked at without breaking a graph."""
-    if not is_concrete(x) or torch.jit._trace.is_tracing():
+    if not is_concrete(x):
         return False
     if x.is_cuda and torch.cuda.is_current_stream_capturing():
         return False
-    # Fake tensors have no values, nor has what a mode such as theirs makes of ordinary ones.
-    return type(x) in (Tensor, nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0
+    # Fake tensors have no values, nor has any tensor while their mode is active.
+    return type(x) in (Tensor, nn.Parameter) and not in_dispatch_mode()
 
 
 def is_readable(x: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""What autograd says of one direction of a flow, against finite differences."""
+"""Comparison of autograd with finite differences, for one direction of a flow."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ _STEP = 1e-6  # of finite differences, whose error in float64 is about 1e-10
 
 
 class Run:
-    """One direction of a flow, whose results and inputs nothing overwrites."""
+    """One direction of a flow, which gets copies of inputs and returns copies of results."""
 
     def __init__(self, flow: nn.Module, context: Tensor | None, method: str) -> None:
         self.flow = flow
@@ -29,7 +29,7 @@ class Run:
         self.where = f"{type(flow).__name__}.{method}"
 
     def __call__(self, x: Tensor, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Copies of what it gives for some of the samples."""
+        """Copies of the result and of log_det for some of the samples."""
         y, log_det = self.bare(x.clone(), rows)
         return y.clone(), log_det.clone()
 
@@ -56,9 +56,9 @@ def position(flat: int, tensor: Tensor) -> tuple[int, ...]:
 
 
 def derivatives(run: Run, x: Tensor) -> tuple[Tensor, Tensor]:
-    """By autograd, the Jacobian (batch, dims, dims), and the gradient of log_det (batch, dims).
+    """The Jacobian (batch, dims, dims) and the gradient of log_det (batch, dims), by autograd.
 
-    Of all samples at once: they are known to be independent by now.
+    One backward pass for each output serves all samples, which do not depend on each other.
     """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -80,7 +80,7 @@ def derivatives(run: Run, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_derivatives(run: Run, x: Tensor, jacobian: Tensor, slope: Tensor) -> None:
-    """Compare what autograd says with finite differences in a random direction."""
+    """Compare derivatives of autograd with finite differences in a random direction."""
     (ahead,) = _directions([x])
     with torch.no_grad():
         after, before = run(x + _STEP * ahead), run(x - _STEP * ahead)

@@ -4,6 +4,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -19,8 +20,8 @@ _MODULES = {
     "coupling": "layers.coupling",
     "denoising": "models.denoising",
     "elementwise": "layers.elementwise",
-    "interop": "bridges.nflows",
-    "inversion": "running.parallel_inverse",
+    "interop": "bridges",
+    "inversion": "running",
     "kan": "layers.kan_layer",
     "linear": "layers.lu_linear",
     "mixing": "layers.mixing",
@@ -45,6 +46,9 @@ _MODULES = {
     "train.probe": "train.tasks.linear_probe",
 }
 
+# Names that have moved out of a module which is still there.
+_NAMES = {("flow", "Chain"): "chain"}
+
 
 class _FormerNames(MetaPathFinder, Loader):
     """Imports a module by its former name."""
@@ -62,15 +66,30 @@ class _FormerNames(MetaPathFinder, Loader):
         """Put the module of today in the place of the one that is being made."""
         former = module.__name__
         name = _PACKAGE + _MODULES[former[len(_PACKAGE) :]]
-        warnings.warn(
-            f"{former} is now {name}; public names hang off mixer_bijectors and "
-            "mixer_bijectors.train",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        _warn(former, name)
         sys.modules[former] = importlib.import_module(name)
 
 
 def install() -> None:
     """Let former names be imported; last, so that it costs nothing where there is a module."""
     sys.meta_path.append(_FormerNames())
+    for module, _ in _NAMES:
+        vars(importlib.import_module(_PACKAGE + module))["__getattr__"] = partial(_get, module)
+
+
+def _get(module: str, name: str) -> object:
+    """A name of a module that is in another one today."""
+    if (module, name) not in _NAMES:
+        raise AttributeError(f"module {_PACKAGE + module!r} has no attribute {name!r}")
+    today = _PACKAGE + _NAMES[module, name]
+    _warn(f"{_PACKAGE}{module}.{name}", f"{today}.{name}")
+    return getattr(importlib.import_module(today), name)
+
+
+def _warn(former: str, name: str) -> None:
+    warnings.warn(
+        f"{former} is now {name}; public names hang off mixer_bijectors and "
+        "mixer_bijectors.train",
+        DeprecationWarning,
+        stacklevel=3,
+    )

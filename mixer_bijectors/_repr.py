@@ -8,9 +8,11 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ._dependencies import child_modules, uncompiled
+
 __all__ = ["describe", "format_event"]
 
-# Arguments that the size of a part tells.
+# Arguments that are part of the size of a layer.
 _SIZES = ("features", "in_features", "num_patches", "out_features")
 
 
@@ -91,11 +93,9 @@ def _repetition(parts: Sequence[_Part], longest: int) -> tuple[int, int]:
 
 def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
     # What is not built to the end, or comes from an older file, may lack any attribute.
-    children = vars(module).get("_modules", {})
-    # A compiled module holds the one that it was made of.
     return [
-        (name, vars(child).get("_modules", {}).get("_orig_mod", child))
-        for name, child in children.items()
+        (name, uncompiled(child))
+        for name, child in child_modules(module).items()
         if child is not None
     ]
 

@@ -1,4 +1,4 @@
-"""The base class of all layers: it declares shapes and context, and checks inputs once."""
+"""The base class of all layers, which declares shapes and context and checks inputs."""
 
 from collections.abc import Sequence
 from typing import ClassVar

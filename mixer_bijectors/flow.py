@@ -1,8 +1,8 @@
-"""How any flow is run: with a context if it takes one, and always with a full log_det."""
+"""Any flow, also one of normflows: which shapes and context it declares, and how to run it."""
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import normflows as nf
@@ -11,13 +11,11 @@ from normflows.flows import Flow
 from torch import Tensor, nn
 
 from ._checks import imported_class
-from ._graphs import constant_in_graphs
+from ._dependencies import constant_in_graphs, flows_of_composite, uncompiled
 from ._repr import format_event
 from .bijection import Bijection, Shape, complete_log_det
-from .layers.alternation import warn_unless_alternating
 
 __all__ = [
-    "Chain",
     "Flow",
     "apply_flow",
     "apply_flows",
@@ -46,13 +44,13 @@ def _signature_takes_context(function: Callable[..., object]) -> bool:
 
 
 def context_features(flow: nn.Module) -> int | None:
-    """Size of the context that a flow reads, 0 if it reads none; None where nothing tells.
+    """Size of the context that a flow reads, 0 if it reads none; None where it is not known.
 
     A `Bijection`, or any flow with an attribute `context_features`, declares it. For the layers
     of normflows it is read off their nets. Another flow whose signature takes a context gets
     one, but does not count as conditional until it declares `context_features`: it may drop it.
     """
-    flow = _wrapped(flow)
+    flow = uncompiled(flow)
     if isinstance(flow, Bijection) or hasattr(flow, "context_features"):
         declared: Any = flow.context_features
         return declared
@@ -70,19 +68,19 @@ def context_features(flow: nn.Module) -> int | None:
 
 def event_shapes(flow: nn.Module) -> tuple[Shape | None, Shape | None]:
     """Shapes of the latents and of the data of a flow; None where it does not declare them."""
-    declared: Any = _wrapped(flow)
+    declared: Any = uncompiled(flow)
     if hasattr(declared, "event_shape"):
         return declared.latent_shape, declared.event_shape
     if type(declared) is nf.flows.Reverse:
         return event_shapes(declared.flow)[::-1]
     if type(declared) is nf.flows.Composite:
-        return chain_shapes("Composite", list(declared._flows))
+        return chain_shapes("Composite", flows_of_composite(declared))
     return None, None
 
 
 def check_flow(name: str, flow: object) -> None:
     """Refuse what is not a flow, above all what runs in the other direction."""
-    flow = getattr(flow, "_orig_mod", flow)
+    flow = uncompiled(flow)
     if isinstance(flow, imported_class("nflows.transforms.base", "Transform")):
         raise TypeError(
             f"{name}: {type(flow).__name__} is a transform of nflows, which runs from data to "
@@ -109,7 +107,7 @@ def call_flow(
     """Run one direction of `flow`; `context` is handed on if its signature takes one."""
     method = "inverse" if inverse else "forward"
     run = flow.inverse if inverse else flow  # calling the module runs its forward hooks
-    if context is not None and _takes_context(type(_wrapped(flow)), method):
+    if context is not None and _takes_context(type(uncompiled(flow)), method):
         return run(x, context=context)
     return run(x)
 
@@ -117,7 +115,7 @@ def call_flow(
 def apply_flow(
     flow: Flow, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Run one direction of `flow` by this library's conventions, whatever its own are.
+    """Run one direction of `flow`, with a log-determinant of shape (batch,).
 
     A log-determinant that is a number, a 0-d tensor or of shape (1,), as some layers of
     normflows return it, is broadcast to (batch,).
@@ -145,48 +143,6 @@ def no_autocast(x: Tensor) -> torch.autocast:
     """Keep a bijection's own arithmetic in the precision of `x`: bfloat16 does not invert."""
     device = "cpu" if x.device.type == "meta" else x.device.type
     return torch.autocast(device, enabled=False)
-
-
-class Chain(Bijection):
-    r"""Composition of flows in the order of normflows: `forward` applies `flows[0]` first.
-
-    Unlike `normflows.flows.Composite` it hands `context` on, to the flows that take one, and
-    its log-determinant lives on the device and in the dtype of the input. What it declares of
-    events and context follows from the flows.
-
-    Args:
-        flows: the flows to compose, of this library or of normflows; each maps events of the
-            shape that the one before it returns.
-
-    Raises:
-        TypeError: what is not a flow, such as a transform of nflows, a model or a class.
-        ValueError: flows that declare events of different shapes, or contexts of different
-            sizes.
-
-    Example:
-        >>> flow = Chain([mb.LULinear(6), mb.ActNorm(6)])
-        >>> x, log_det = flow(torch.randn(10, 6))
-        >>> x.shape, log_det.shape, flow.event_shape
-        (torch.Size([10, 6]), torch.Size([10]), (6,))
-    """
-
-    holds_flows = True
-
-    def __init__(self, flows: Iterable[Flow]) -> None:
-        flows = list(flows)
-        name = type(self).__name__
-        for flow in flows:
-            check_flow(name, flow)
-        latent_shape, event_shape = chain_shapes(name, flows)
-        super().__init__(event_shape, context_features=chain_context(name, flows))
-        self.latent_shape = latent_shape  # which may be known where the other is not
-        self.flows = nn.ModuleList(flows)
-        warn_unless_alternating(self.flows, name=name, stacklevel=2)
-
-    def transform(
-        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        return apply_flows(self.flows, x, context, inverse=inverse)
 
 
 def chain_context(name: str, flows: Sequence[Flow]) -> int | None:
@@ -236,10 +192,5 @@ def shapes_agree(a: Any, b: Any) -> bool:
 
 
 def _join(a: Shape | None, b: Shape) -> Shape:
-    """What is known of a shape by either."""
+    """A shape with the sizes that either of two shapes knows."""
     return b if a is None else tuple(n if m is None else m for m, n in zip(a, b))
-
-
-def _wrapped(flow: nn.Module) -> Any:
-    """The module inside of a compiled one, which has its methods."""
-    return getattr(flow, "_orig_mod", flow)

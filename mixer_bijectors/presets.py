@@ -12,7 +12,8 @@ import normflows as nf
 import torch
 
 from . import nets
-from .flow import Chain, Flow
+from .chain import Chain
+from .flow import Flow
 from .layers.autoregressive import Autoregressive
 from .layers.continuous import ContinuousFlow
 from .layers.kan_layer import KANLayer

@@ -8,6 +8,7 @@ import normflows as nf
 import torch
 from torch import Tensor, nn
 
+from ._dependencies import uncompiled
 from ._derivatives import (
     Run,
     check_close,
@@ -164,7 +165,7 @@ def _check_calls(
 
 
 def _check_arguments(flow: nn.Module, x: Tensor, context: Tensor | None) -> None:
-    flow = getattr(flow, "_orig_mod", flow)  # which a compiled module wraps
+    flow = uncompiled(flow)
     name = type(flow).__name__
     if isinstance(flow, nf.NormalizingFlow):
         raise TypeError(

@@ -3,6 +3,8 @@
 import copy
 import functools
 import pickle
+import subprocess
+import sys
 
 import nflows.distributions
 import nflows.flows
@@ -654,9 +656,13 @@ def _conditional(context):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: mb.to_nflows(nt.LULinear(3)), TypeError, "of normflows, got LULinear; of a"),
+        (lambda: mb.to_nflows(nt.LULinear(3)), TypeError, "wrap it in from_nflows"),
         (lambda: mb.from_nflows(mb.LULinear(3)), TypeError, "of nflows, got LULinear"),
-        (lambda: mb.to_torch_transform(nt.LULinear(3)), TypeError, "normflows, got LULinear"),
+        (
+            lambda: mb.to_torch_transform(nt.LULinear(3)),
+            TypeError,
+            "LULinear is a transform",
+        ),
         (
             lambda: _conditional(torch.zeros(3, 2)).inv(torch.zeros(4, 3)),
             ValueError,
@@ -690,3 +696,16 @@ def _conditional(context):
 def test_wrong_use_is_one_sentence(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_nflows_is_imported_where_it_is_used():
+    program = """
+import sys
+import torch
+import mixer_bijectors as mb
+mb.check_bijection(mb.accelerate_sampling(mb.Autoregressive(3)), torch.randn(4, 3))
+assert "nflows" not in sys.modules
+mb.to_nflows(mb.LULinear(3))
+assert "nflows" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
-from mixer_bijectors.running import parallel_inverse as inversion
+from mixer_bijectors.running import incremental_made
 from mixer_bijectors.running.incremental_made import supports
 from mixer_bijectors.solvers.fixed_point import solve
 
@@ -198,7 +198,7 @@ INCREMENTAL = {
 @pytest.fixture
 def incrementally(monkeypatch):
     """Batches of any size one feature after the other."""
-    monkeypatch.setattr(inversion, "_WORTH_THE_CALLS", 0)
+    monkeypatch.setattr(incremental_made, "_MIN_PRODUCTS", 0)
 
 
 @pytest.mark.usefixtures("incrementally")

@@ -1,8 +1,21 @@
-"""Names of torch that are not public and that the library relies on: upgrades may take them."""
+"""The names of torch, normflows and nflows in `_dependencies`: upgrades may take them away."""
 
+import copy
+import pydoc
+from contextlib import nullcontext
+
+import nflows.transforms as nt
+import normflows as nf
+import pytest
 import torch
+from torch import nn
+from torch.autograd import forward_ad
+from torch.distributions import AffineTransform, Transform
+from torch.testing import assert_close
+from torch.utils import _python_dispatch
 
-from mixer_bijectors._graphs import constant_in_graphs
+from mixer_bijectors import _dependencies
+from mixer_bijectors.running import known_layers
 
 
 def test_torch_marks_constant_functions_as_the_library_does():
@@ -13,4 +26,180 @@ def test_torch_marks_constant_functions_as_the_library_does():
         return 2
 
     torch.compiler.assume_constant_result(by_torch)
-    assert vars(constant_in_graphs(by_the_library)) == vars(by_torch) != {}
+    assert vars(_dependencies.constant_in_graphs(by_the_library)) == vars(by_torch) != {}
+
+
+def test_the_module_inside_of_a_compiled_one():
+    layer = nn.Linear(2, 2)
+    assert _dependencies.uncompiled(torch.compile(layer)) is layer
+    assert _dependencies.uncompiled(layer) is layer
+
+
+def test_tensors_in_transformations_of_functions():
+    seen = []
+
+    def look(x):
+        seen.append(_dependencies.is_function_transformed(x))
+        return (x * x).sum()
+
+    def look_at_gradient(grad):
+        look(grad)
+
+    x = torch.ones(2)
+    look(x)
+    torch.func.grad(look)(x)
+    torch.vmap(look)(x)
+    y = x.requires_grad_().exp()
+    y.register_hook(look_at_gradient)
+    torch.autograd.grad(y, x, torch.eye(2), is_grads_batched=True)
+    assert seen == [False, True, True, True]
+
+
+def test_dispatch_modes():
+    assert not _dependencies.in_dispatch_mode()
+    with _python_dispatch.TorchDispatchMode():
+        assert _dependencies.in_dispatch_mode()
+
+
+@pytest.mark.parametrize(
+    ("context", "curvature"), [(nullcontext, 0.0), (_dependencies.with_forward_mode, 2.0)]
+)
+def test_forward_mode_inside_of_a_rule_for_it(context, curvature):
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(x):
+            return x * x
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_forward(*inputs)
+
+        @staticmethod
+        def jvp(ctx, tangent):
+            with context():
+                x = forward_ad.unpack_dual(ctx.saved_tensors[0]).primal
+                return 2 * x * tangent
+
+    def slope(x):
+        return torch.func.jvp(Square.apply, (x,), (torch.ones(()),))[1]
+
+    x = torch.tensor(3.0)
+    assert slope(x) == 6
+    assert torch.func.jvp(slope, (x,), (torch.ones(()),))[1] == curvature
+
+
+def test_children_of_a_module():
+    part = nn.Linear(2, 2)
+    module = nn.Module()
+    module.first = module.second = part
+    module.register_module("third", None)
+    children = {"first": part, "second": part, "third": None}
+    assert _dependencies.child_modules(module) == children
+    assert _dependencies.child_modules(nn.Module.__new__(nn.Module)) == {}
+    other = nn.Linear(2, 2)
+    copied = _dependencies.with_children(module, {**children, "first": other})
+    assert copied.first is other and module.first is part and copied.second is part
+
+
+@pytest.mark.parametrize(
+    ("module", "empty"),
+    [
+        (nn.ReLU(), True),
+        (nn.LayerNorm(2, elementwise_affine=False), False),  # its parameters are None
+        (nn.Linear(2, 2), False),
+        (nn.Sequential(nn.ReLU()), False),
+        (nn.BatchNorm1d(2, affine=False), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_modules_that_hold_nothing(module, empty):
+    assert _dependencies.is_empty(module) == empty
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        "register_forward_pre_hook",
+        "register_forward_hook",
+        "register_full_backward_pre_hook",
+        "register_full_backward_hook",
+    ],
+)
+def test_hooks_of_calls(register):
+    module = nn.Linear(2, 2)
+    assert not _dependencies.has_hooks(module)
+    assert not any(_dependencies.hook_tables(module))
+    getattr(module, register)(lambda *_: None)
+    assert _dependencies.has_hooks(module)
+    assert any(_dependencies.hook_tables(module))
+
+
+def test_versions_in_a_state_dict():
+    state = nn.Sequential(nn.BatchNorm1d(2)).state_dict()
+    assert _dependencies.module_versions(state)["0"] == {"version": 2}
+    assert _dependencies.module_versions({}) == {}
+
+
+def test_flows_of_a_composite():
+    flows = [nf.flows.Permute(2), nf.flows.Permute(2)]
+    assert _dependencies.flows_of_composite(nf.flows.Composite(flows)) == flows
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nf.flows.MaskedAffineAutoregressive(3, 8),
+        nt.MaskedAffineAutoregressiveTransform(3, 8),
+        nt.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
+            features=3, hidden_features=8, tails="linear", tail_bound=3.0
+        ),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_the_map_of_each_feature(layer):
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    y, log_det = layer(x)
+    params = layer.autoregressive_net(x)
+    inverse, inverse_log_det = _dependencies.elementwise_inverse(layer, y, params)
+    assert_close(inverse, x)
+    assert_close(inverse_log_det, -log_det)
+
+
+def test_the_inverse_of_a_transform():
+    """What `FlowTransform` overrides, and what torch calls on it."""
+
+    class Shift(Transform):
+        def _call(self, x):
+            return x + 1
+
+        def _inv_call(self, y):
+            return y - 2  # in place of what is remembered
+
+    transform = Shift(cache_size=1)
+    assert isinstance(AffineTransform(0.0, 1.0).inv, _dependencies.InverseTransform)
+    inverse = _dependencies.InverseTransform(transform)
+    assert inverse(torch.ones(2)).tolist() == [-1.0, -1.0]
+    assert inverse._inv is transform and transform._inv is None and transform._cache_size == 1
+    assert copy.copy(transform)._inv is None
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *known_layers.STEPPED_LAYERS.items(),
+        *((part, "forward") for part in sorted(known_layers.NET_PARTS)),
+    ],
+)
+def test_the_code_that_solvers_know(name, method):
+    kind = pydoc.locate(name)
+    assert known_layers.full_name(kind) == name
+    assert known_layers.is_unchanged(kind, method)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nf.flows.MaskedAffineAutoregressive, nt.MaskedAffineAutoregressiveTransform],
+    ids=lambda layer: layer.__module__.split(".")[0],
+)
+def test_the_loops_that_solvers_replace(layer):
+    assert known_layers.loops_over_features(layer(3, 8))

@@ -1,6 +1,7 @@
 """What `accelerate_sampling` wraps and what it leaves alone, and the wrapper as a module."""
 
 import copy
+import functools
 import pickle
 import warnings
 from typing import get_type_hints
@@ -10,13 +11,15 @@ import normflows as nf
 import pytest
 import torch
 import zuko
+from nflows.transforms.autoregressive import AutoregressiveTransform
+from normflows.flows.affine.autoregressive import Autoregressive
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import swa_utils
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
-from mixer_bijectors.running import parallel_inverse as inversion
+from mixer_bijectors.running import incremental_made
 
 SCALES = torch.arange(1.0, 7.0)
 LOG_SCALE = SCALES.log().sum()
@@ -155,7 +158,7 @@ CHANGED = {
 @pytest.mark.parametrize("threshold", [0, 1 << 40], ids=["incremental", "iterated"])
 @pytest.mark.parametrize("name", CHANGED)
 def test_what_is_changed_keeps_its_numbers(name, threshold, monkeypatch):
-    monkeypatch.setattr(inversion, "_WORTH_THE_CALLS", threshold)
+    monkeypatch.setattr(incremental_made, "_MIN_PRODUCTS", threshold)
     make, wrapped = CHANGED[name]
     layer = randomised(make())
     y = torch.randn(7, 6)
@@ -173,7 +176,7 @@ def test_what_is_changed_keeps_its_numbers(name, threshold, monkeypatch):
 @pytest.mark.parametrize("threshold", [0, 1 << 40], ids=["incremental", "iterated"])
 @pytest.mark.parametrize("where", ["class", "hook"])
 def test_what_is_changed_after_it_was_wrapped_keeps_its_numbers(where, threshold, monkeypatch):
-    monkeypatch.setattr(inversion, "_WORTH_THE_CALLS", threshold)
+    monkeypatch.setattr(incremental_made, "_MIN_PRODUCTS", threshold)
     if where == "class":
         base, layer = nf.flows.MaskedAffineAutoregressive, randomised(maf())
         fast, direction = mb.ParallelInverse(layer), "inverse"
@@ -193,6 +196,22 @@ def test_what_is_changed_after_it_was_wrapped_keeps_its_numbers(where, threshold
     y = torch.randn(5, 6)
     got, want = (getattr(flow, direction)(y) for flow in (fast, layer))
     assert_close(got, want, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("base", "layer"),
+    [
+        (Autoregressive, nf.flows.MaskedAffineAutoregressive),
+        (AutoregressiveTransform, nt.MaskedAffineAutoregressiveTransform),
+    ],
+    ids=["normflows", "nflows"],
+)
+def test_a_loop_that_was_replaced_in_its_class_is_left_as_it_is(base, layer, monkeypatch):
+    loop = base.inverse
+    replacement = functools.wraps(loop)(lambda *args, **kwargs: loop(*args, **kwargs))
+    monkeypatch.setattr(base, "inverse", replacement)
+    with pytest.warns(UserWarning, match="holds no layer to wrap"):
+        mb.accelerate_sampling(layer(6, 16))
 
 
 @pytest.mark.parametrize("max_iter", [None, 2])

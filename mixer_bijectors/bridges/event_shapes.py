@@ -1,4 +1,4 @@
-"""The shape of an event on the other side of a flow, without a trace in the flow."""
+"""The shape of an event on the other side of a flow, found without changing the flow."""
 
 import copy
 from collections import OrderedDict
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._checks import format_shape
+from .._dependencies import hook_tables, uncompiled
 from ..flow import Flow, call_flow
 
 __all__ = ["map_shape"]
@@ -24,8 +25,8 @@ def map_shape(
 ) -> torch.Size:
     """The shape that `flow` gives to an event: of data, or if `inverse` of latents.
 
-    A flow that declares its shapes is asked. Any other is copied and the copy run, so that
-    neither parameters nor buffers, modes, hooks or random numbers are touched.
+    It is what the flow declares. Where it declares nothing, a copy of the flow is run, so that
+    parameters, buffers, modes and random numbers stay as they are, and no hook is called.
 
     Args:
         name: the function to name in messages.
@@ -35,7 +36,7 @@ def map_shape(
     Raises:
         ValueError: the flow declares events of another shape.
     """
-    flow = getattr(flow, "_orig_mod", flow)  # that of a compiled module
+    flow = uncompiled(flow)
     shapes = getattr(flow, "latent_shape", None), getattr(flow, "event_shape", None)
     given, wanted = reversed(shapes) if inverse else shapes
     if given is not None and not _fits(event, given):
@@ -62,21 +63,20 @@ def _run_copy(
     flow: Flow, event: torch.Size, context: Tensor | None, inverse: bool
 ) -> torch.Size:
     # Layers of normflows initialise themselves in evaluation mode, too, and replace the data of
-    # their parameters: that must happen to a copy. Hooks belong to the original.
+    # their parameters, so a copy is run. It gets no hooks.
     memo: dict[int, Any] = {}
     for module in flow.modules():
-        for attribute, value in vars(module).items():
-            if isinstance(value, OrderedDict) and "hooks" in attribute:
-                memo[id(value)] = OrderedDict()
-            elif isinstance(value, Tensor):  # deepcopy refuses what has a graph
-                memo[id(value)] = value.detach().clone()
-    twin = copy.deepcopy(flow, memo).eval()
-    tensors = [*flow.parameters(), *flow.buffers()]
-    like = next(filter(torch.is_floating_point, tensors), torch.empty(()))
+        memo |= {id(hooks): OrderedDict() for hooks in hook_tables(module)}
+        # deepcopy refuses tensors with a graph.
+        tensors = [value for value in vars(module).values() if isinstance(value, Tensor)]
+        memo |= {id(tensor): tensor.detach().clone() for tensor in tensors}
+    copied = copy.deepcopy(flow, memo).eval()
+    state = [*flow.parameters(), *flow.buffers()]
+    like = next(filter(torch.is_floating_point, state), torch.empty(()))
     devices = [like.device] if like.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices):
         # One half lies in the domain of a logarithm, of a logit and of what is bounded, and two
         # samples have a standard deviation.
         probe = like.new_full((2, *event), 0.5)
         context = context if context is None else context.expand(2, -1)
-        return call_flow(twin, probe, context, inverse=inverse)[0].shape[1:]
+        return call_flow(copied, probe, context, inverse=inverse)[0].shape[1:]

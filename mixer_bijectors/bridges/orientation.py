@@ -1,8 +1,8 @@
-"""Checks what models of nflows and normflows hold.
+"""Checks that flows of normflows and transforms of nflows are not mixed in one model.
 
-Refuses a flow among transforms of nflows, and the other way round: it would run backwards.
 A flow of normflows maps latents to data in `forward`, a transform of nflows data to latents.
-Both have the same two methods, so that either library runs what the other made without a word.
+Both have the same two methods, so that each library would run a layer of the other one
+backwards, without an error.
 """
 
 from normflows.flows import Flow
@@ -10,30 +10,31 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from .._checks import imported_class
+from .._dependencies import uncompiled
 from ..layers.alternation import warn_unless_alternating
 
 __all__ = ["check_child", "watch"]
 
-# What lies in the __dict__ of a list that a model of either library holds, since children may
-# be added to it later: the name of the model's class and the library. So copies, also those by
-# pickle, are watched as well.
+# Attribute of a list of layers that a model of either library holds: the name of the model's
+# class and the library. Children that are added to the list later are checked with it, and it
+# is part of copies and pickles of the list.
 _OWNER = "_mixer_bijectors_owner"
 
 
 def watch() -> None:
-    """From now on, check every child that a module gets."""
+    """Check every child that any module gets from now on."""
     register_module_module_registration_hook(check_child)
 
 
 def check_child(module: nn.Module, name: str, child: nn.Module | None) -> None:
-    """Called by torch whenever a module gets a child.
+    """Check a child before torch adds it to a module.
 
-    Warns of couplings that never alternate in the models of either library.
+    Warns if all couplings of a model of either library transform the same half.
 
     Raises:
         TypeError: the module runs its children one way, the child runs the other.
     """
-    child = getattr(child, "_orig_mod", child)  # that of a compiled module
+    child = uncompiled(child)
     transform = imported_class("nflows.transforms.base", "Transform")
     if not isinstance(child, (Flow, transform, nn.ModuleList)):
         return
@@ -45,7 +46,7 @@ def check_child(module: nn.Module, name: str, child: nn.Module | None) -> None:
         vars(child)[_OWNER] = owner
         for child_name, grandchild in child.named_children():
             check_child(child, child_name, grandchild)
-        # Said of the line that builds the owner, which assigns to an attribute in its __init__.
+        # The warning names the line that builds the owner, whose __init__ sets an attribute.
         warn_unless_alternating([child], name=owner[0], stacklevel=4)
         return
     of_nflows = owner[1] == "nflows"
@@ -57,13 +58,13 @@ def check_child(module: nn.Module, name: str, child: nn.Module | None) -> None:
 
 
 def _owner(kind: type[nn.Module]) -> tuple[str, str] | None:
-    """The name of a class and the library by whose methods it runs its children, if any."""
+    """The name of a class, and the library whose methods run its children, if any."""
     for base in kind.__mro__:
         package = base.__module__.partition(".")[0]
         if package in ("nflows", "normflows"):
             return kind.__name__, package
-        # A class with methods of its own, as the adapters have, may run its children as it
-        # likes.
+        # A class with methods of its own, such as an adapter, may run its children in either
+        # direction.
         if any(callable(value) for name, value in vars(base).items() if name != "__init__"):
             return None
     return None

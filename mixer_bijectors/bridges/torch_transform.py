@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
-from torch.distributions.transforms import Transform, _InverseTransform
+from torch.distributions import Transform, constraints
 
 from .._checks import is_concrete
+from .._dependencies import InverseTransform
 from ..flow import Flow, apply_flow
 from .event_shapes import map_shape
 
@@ -221,7 +221,7 @@ class FlowTransform(Transform, nn.Module):
             ) from None
 
 
-class _InverseFlowTransform(_InverseTransform, nn.Module):
+class _InverseFlowTransform(InverseTransform, nn.Module):
     """The inverse, from data to latent: a module that holds the transform."""
 
     def __hash__(self) -> int:

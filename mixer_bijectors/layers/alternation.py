@@ -1,4 +1,4 @@
-"""Tells of stacks of couplings that never transform one half of the features."""
+"""A warning of couplings that never transform one half of the features."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -7,6 +7,11 @@ from normflows.flows import Composite, Reverse
 from torch import nn
 
 from .._checks import imported_class
+from .._dependencies import child_modules, uncompiled
+from .actnorm import ActNorm
+from .coupling import Coupling
+from .elementwise import Elementwise
+from .lu_linear import LULinear
 
 __all__ = ["warn_unless_alternating"]
 
@@ -15,16 +20,14 @@ def warn_unless_alternating(flows: Iterable[nn.Module], *, name: str, stacklevel
     """Warn if flows in a row hold several couplings, all of the same half, and none mixes.
 
     `ActNorm` and `Elementwise` keep features apart, and `LULinear` starts as the identity and
-    learns to mix too slowly to replace the couplings that are missing. Any layer that is not
-    known counts as one that mixes, so that nothing is said of it.
+    learns to mix too slowly to replace the couplings that are missing. Any other layer is
+    taken for one that mixes.
 
     Args:
         flows: in the order in which they run, either way.
         name: of what holds them, for the message.
         stacklevel: as that of `warnings.warn`, counted from the caller of this function.
     """
-    from .coupling import Coupling  # which itself needs what calls this
-
     couplings, half, mixed = 0, False, False
     for flow in _flatten(flows):
         if not isinstance(flow, Coupling):
@@ -44,22 +47,18 @@ def warn_unless_alternating(flows: Iterable[nn.Module], *, name: str, stacklevel
 
 
 def _flatten(flows: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    from ..flow import Chain
+    from ..chain import Chain  # here, since `chain` imports this module
 
-    adapter = imported_class("mixer_bijectors.bridges.nflows", "_FlowAsTransform")
+    adapter = imported_class("mixer_bijectors.bridges.flow_as_transform", "FlowAsTransform")
     for flow in flows:
-        flow = getattr(flow, "_orig_mod", flow)  # that of a compiled module
+        flow = uncompiled(flow)
         if isinstance(flow, (nn.ModuleList, Chain, Composite, Reverse, adapter)):
-            yield from _flatten(filter(None, flow._modules.values()))
+            yield from _flatten(filter(None, child_modules(flow).values()))
         else:
             yield flow
 
 
 def _mixes(flow: nn.Module) -> bool:
-    from .actnorm import ActNorm
-    from .elementwise import Elementwise
-    from .lu_linear import LULinear
-
     if isinstance(flow, LULinear):
         return not flow.identity_init
     return not isinstance(flow, (ActNorm, Elementwise))

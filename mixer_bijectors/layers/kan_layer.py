@@ -2,7 +2,7 @@
 
 from normflows.flows import Reverse
 
-from ..flow import Chain
+from ..chain import Chain
 from ..univariate import MonotoneBSpline
 from .elementwise import Elementwise
 from .lu_linear import LULinear
@@ -40,5 +40,5 @@ class KANLayer(Chain):
 
     def __init__(self, features: int, *, grid_size: int = 8, bound: float = 3.0) -> None:
         splines = Elementwise(features, MonotoneBSpline(grid_size, bound))
-        # Turned around, so that densities take the spline itself, and samples its inverse.
+        # Reversed, so that a density evaluates the spline, and a sample its inverse.
         super().__init__([Reverse(splines), LULinear(features)])

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from .._checks import check_builder
 from ..bijection import Bijection
-from ..flow import Chain, Flow, apply_flows, chain_context, chain_shapes, check_flow
+from ..chain import Chain
+from ..flow import Flow, apply_flows, chain_context, chain_shapes, check_flow
 from ..univariate import Affine, Univariate
 from .actnorm import ActNorm
 from .alternation import warn_unless_alternating

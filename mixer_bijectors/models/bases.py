@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import is_readable
-from .._graphs import constant_in_graphs
+from .._dependencies import constant_in_graphs, uncompiled
 
 __all__ = ["Base", "class_weights", "reads_classes"]
 
@@ -57,7 +57,7 @@ def reads_classes(base: Any) -> bool:
     It says so by `num_classes` or `context_features`; one that has neither, by a `y` among the
     arguments of its `log_prob`.
     """
-    base = getattr(base, "_orig_mod", base)  # which a compiled module wraps
+    base = uncompiled(base)
     if isinstance(base, _CONDITIONAL):
         return True
     names = ("num_classes", "context_features")
@@ -147,7 +147,7 @@ class Base:
         """What it takes of the labels: `y` or `context`, as normflows hands them over."""
         if labels is None:
             return {}
-        base = getattr(self.distribution, "_orig_mod", self.distribution)
+        base = uncompiled(self.distribution)
         names = _arguments(type(base), method)
         name = next((name for name in ("y", "context") if name in names), None)
         if name is None:

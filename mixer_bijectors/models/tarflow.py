@@ -8,6 +8,7 @@ import normflows as nf
 import torch
 from torch import Tensor, nn
 
+from .._dependencies import uncompiled
 from ..flow import Flow, apply_flow
 from ..layers.patch_grid import Patchify
 from ..layers.transformer_autoregressive import Guidance, TransformerAutoregressive
@@ -215,8 +216,7 @@ class TarFlow(ImageFlow):
         total = z.new_zeros(z.shape[:1])
         states = [state]
         for flow in self.flows:
-            # A compiled layer wraps the one that it was made of.
-            if isinstance(getattr(flow, "_orig_mod", flow), TransformerAutoregressive):
+            if isinstance(uncompiled(flow), TransformerAutoregressive):
                 state, log_det = flow(state, context, method=method, guidance=guidance)
             else:
                 state, log_det = apply_flow(flow, state, context)

@@ -1,1 +1,6 @@
-"""How a flow is run, in place of what it is: its sequential direction in parallel."""
+"""Ways to run a flow other than its own: the sequential direction in parallel."""
+
+from .accelerate_sampling import accelerate_sampling
+from .parallel_inverse import ParallelInverse
+
+__all__ = ["ParallelInverse", "accelerate_sampling"]

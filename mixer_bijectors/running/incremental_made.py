@@ -2,70 +2,53 @@
 
 import copy
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import torch
-from nflows.transforms import autoregressive as nflows_autoregressive
-from nflows.transforms import made as nflows_made
-from normflows.flows.affine import autoregressive as normflows_affine
-from normflows.flows.neural_spline import autoregressive as normflows_spline
-from normflows.nets import made as normflows_made
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._dependencies import elementwise_inverse, has_hooks, is_empty
 from ..layers.autoregressive import Autoregressive
-from .equations import has_hooks, is_as_defined
+from .known_layers import (
+    MADES,
+    NET_PARTS,
+    STEPPED_LAYERS,
+    full_name,
+    is_unchanged,
+    replaces_methods,
+)
 
-__all__ = ["solve_incrementally", "supports"]
-
-# Exactly these, as they were defined: a subclass may do anything.
-_STEPS = {
-    layer: layer._elementwise_inverse
-    for layer in (
-        normflows_affine.MaskedAffineAutoregressive,
-        normflows_spline.MaskedPiecewiseRationalQuadraticAutoregressive,
-        nflows_autoregressive.MaskedAffineAutoregressiveTransform,
-        nflows_autoregressive.MaskedPiecewiseLinearAutoregressiveTransform,
-        nflows_autoregressive.MaskedPiecewiseQuadraticAutoregressiveTransform,
-        nflows_autoregressive.MaskedPiecewiseCubicAutoregressiveTransform,
-        nflows_autoregressive.MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
-    )
-}
-_STEPS[Autoregressive] = Autoregressive._params
-_NETS = (normflows_made.MADE, nflows_made.MADE)
-_PARTS = {
-    part: part.forward
-    for part in (
-        *_NETS,
-        *(getattr(made, name) for made in (normflows_made, nflows_made) for name in (
-            "MaskedLinear", "MaskedFeedforwardBlock", "MaskedResidualBlock",
-        )),
-        nn.BatchNorm1d,
-        nn.Linear,
-        nn.ModuleList,
-    )
-}  # fmt: skip
+__all__ = ["is_faster", "solve_incrementally", "supports"]
 
 # Degrees for which one product of matrices collects what they read of all those before, as
 # that is faster than a product for each of them.
 _BLOCK = 16
 
-_Piecewise = Callable[[Tensor], Tensor]
-_Pieces = Generator[Tensor, Tensor, None]
+# Multiplications for each feature from which on this is faster than iteration, on one core:
+# in the dozen passes or more that trained layers need, they take as long as the calls of one.
+_MIN_PRODUCTS = 1 << 17
+
+# A layer that is called once for each degree, with the units of that degree alone.
+_DegreeLayer = Callable[[Tensor], Tensor]
+_DegreeSteps = Generator[Tensor, Tensor, None]
 
 
 def supports(layer: Any, features: int) -> bool:
-    """Whether all that is in a layer of so many features works on one of them as well."""
-    name = "_params" if isinstance(layer, Autoregressive) else "_elementwise_inverse"
-    step = getattr(type(layer), name, None)
-    if _STEPS.get(type(layer)) is not step or not is_as_defined(layer, type(layer).forward):
+    """Whether a layer of so many features can be solved by `solve_incrementally`.
+
+    It can if its map and all parts of its net are known to work on some of the units alone.
+    """
+    step = STEPPED_LAYERS.get(full_name(type(layer)))
+    if step is None or not is_unchanged(type(layer), step) or replaces_methods(layer):
         return False
     # Circular splines have tails of their own for each feature.
     tails, bound = getattr(layer, "tails", None), getattr(layer, "tail_bound", None)
     if isinstance(tails, list | tuple) or isinstance(bound, Tensor):
         return False
     net = _net(layer)
-    if type(net) not in _NETS or net.initial_layer.in_features != features:
+    if full_name(type(net)) not in MADES or net.initial_layer.in_features != features:
         return False
     degrees = net.final_layer.degrees
     if degrees.device.type == "cpu" and len(degrees.unique()) != features:
@@ -79,10 +62,11 @@ def _is_known(module: nn.Module) -> bool:
         return False
     if isinstance(module, nn.BatchNorm1d) and module.training:
         return False
-    if type(module) in _PARTS:
-        return is_as_defined(module, _PARTS[type(module)])
-    # What holds nothing is an activation, or dropout.
-    return not any((module._parameters, module._buffers, module._modules))
+    if type(module) is nn.ModuleList:
+        return True
+    if full_name(type(module)) in NET_PARTS:
+        return is_unchanged(type(module), "forward") and not replaces_methods(module)
+    return is_empty(module)  # an activation, or dropout
 
 
 def solve_incrementally(
@@ -97,8 +81,8 @@ def solve_incrementally(
     if isinstance(layer, Autoregressive):
         context = layer.check(y, context, inverse=False)
     with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
-        net = _by_degree(_net(layer), y.shape[0], context)
-        step = _of_one_feature(layer)
+        net = _split_by_degree(_net(layer), y.shape[0], context)
+        step = _feature_map(layer)
         x = y[:, :0]
         columns: list[Tensor] = []
         log_dets = []
@@ -117,8 +101,8 @@ def _net(layer: Any) -> Any:
     return layer.net if isinstance(layer, Autoregressive) else layer.autoregressive_net
 
 
-def _of_one_feature(layer: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The elementwise step, from (batch, 1) and its parameters, (batch, num_params)."""
+def _feature_map(layer: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The map of one feature (batch, 1), given its parameters (batch, num_params)."""
     if isinstance(layer, Autoregressive):
 
         def step(y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,11 +112,11 @@ def _of_one_feature(layer: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tens
         return step
     layer = copy.copy(layer)
     layer.features = 1
-    return layer._elementwise_inverse
+    return partial(elementwise_inverse, layer)
 
 
-class _Units:
-    """Which units have which degree, from 0 to one below the number of features."""
+class _Degrees:
+    """The units of a layer sorted by degree, from 0 to one below the number of features."""
 
     def __init__(self, degrees: Tensor, features: int) -> None:
         self.order = degrees.argsort(stable=True)
@@ -141,71 +125,71 @@ class _Units:
         )
 
 
-def _by_degree(net: Any, batch: int, context: Tensor | None) -> Callable[..., Tensor]:
-    """The net as a function to call once for each degree, with what is new of its input.
+def _split_by_degree(net: Any, batch: int, context: Tensor | None) -> Callable[..., Tensor]:
+    """The net as a function to call once for each degree, with the feature solved last.
 
     The first call, with no feature at all, returns the parameters of the first feature; the
     second, with the first feature, those of the second; and so on. It runs the code of the
-    net, whose layers each remember what they have seen.
+    net on layers that each keep their earlier inputs.
     """
     features = net.initial_layer.in_features
 
-    def units(layer: Any) -> _Units:
-        return _Units(layer.degrees, features)
+    def units(layer: Any) -> _Degrees:
+        return _Degrees(layer.degrees, features)
 
-    def masked(layer: Any, inputs: _Units, outputs: _Units) -> _Piecewise:
-        return _start(_masked_linear(layer, inputs, outputs, batch))
+    def masked(layer: Any, inputs: _Degrees, outputs: _Degrees) -> _DegreeLayer:
+        return _started(_masked_linear(layer, inputs, outputs, batch))
 
-    def copied(module: Any, outputs: _Units, **parts: Any) -> Callable[..., Tensor]:
-        """The code of a module with other parts, in its __dict__, which comes first."""
+    def copied(module: Any, outputs: _Degrees, **parts: Any) -> Callable[..., Tensor]:
+        """The code of a module with other parts, which `__dict__` puts before children."""
         if context is not None and hasattr(module, "context_layer"):
-            parts["context_layer"] = _start(_linear(module.context_layer, outputs, context))
+            parts["context_layer"] = _started(_linear(module.context_layer, outputs, context))
         module = copy.copy(module)
         module.__dict__ |= parts
         return module.forward
 
     degrees = net.final_layer.degrees
-    inputs = _Units(degrees.view(features, -1)[:, 0], features)
+    inputs = _Degrees(degrees.view(features, -1)[:, 0], features)
     hidden = first = units(net.initial_layer)
     initial_layer = masked(net.initial_layer, inputs, first)
     blocks = []
     for block in net.blocks:
-        parts: dict[str, Any] = {"dropout": _same}
+        parts: dict[str, Any] = {"dropout": _unchanged}
         if hasattr(block, "linear_layers"):
             # A residual goes from degree to same degree.
             linears, norms = block.linear_layers, getattr(block, "batch_norm_layers", ())
             parts["linear_layers"] = [masked(linear, first, first) for linear in linears]
-            parts["batch_norm_layers"] = [_start(_batch_norm(norm, first)) for norm in norms]
+            parts["batch_norm_layers"] = [_started(_batch_norm(norm, first)) for norm in norms]
         else:
             # The block's own degrees are no buffer, and stay where it was built.
             outputs = units(block.linear)
             parts["linear"] = masked(block.linear, hidden, outputs)
             if block.batch_norm is not None:
-                parts["batch_norm"] = _start(_batch_norm(block.batch_norm, hidden))
+                parts["batch_norm"] = _started(_batch_norm(block.batch_norm, hidden))
             hidden = outputs
         blocks.append(copied(block, hidden, **parts))
     return copied(
         net,
         first,
-        preprocessing=_same,
+        preprocessing=_unchanged,
         initial_layer=initial_layer,
         blocks=blocks,
         # Parameters of a feature read units of lower degree than its own.
-        final_layer=masked(net.final_layer, hidden, _Units(degrees - 1, features)),
+        final_layer=masked(net.final_layer, hidden, _Degrees(degrees - 1, features)),
     )
 
 
-def _start(pieces: _Pieces) -> _Piecewise:
-    next(pieces)
-    return pieces.send
+def _started(steps: _DegreeSteps) -> _DegreeLayer:
+    next(steps)
+    return steps.send
 
 
-def _same(x: Tensor) -> Tensor:
+def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def _masked_linear(layer: Any, inputs: _Units, outputs: _Units, batch: int) -> _Pieces:
-    """Takes the inputs of each degree in turn, gives the outputs of the same degree."""
+def _masked_linear(layer: Any, inputs: _Degrees, outputs: _Degrees, batch: int) -> _DegreeSteps:
+    """Outputs of each degree in turn, from the inputs of that degree."""
     weight = layer.weight * layer.mask
     # Several times as fast as indexing.
     weight = weight.index_select(0, outputs.order).index_select(1, inputs.order)
@@ -232,8 +216,8 @@ def _masked_linear(layer: Any, inputs: _Units, outputs: _Units, batch: int) -> _
     yield piece
 
 
-def _linear(layer: nn.Linear, outputs: _Units, x: Tensor) -> _Pieces:
-    """Gives the outputs of each degree in turn, all of them for the same input."""
+def _linear(layer: nn.Linear, outputs: _Degrees, x: Tensor) -> _DegreeSteps:
+    """Outputs of each degree in turn, all of the same input."""
     piece = F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)[:, outputs.order]
     for following in piece.split(outputs.counts, dim=1):
         yield piece
@@ -241,8 +225,8 @@ def _linear(layer: nn.Linear, outputs: _Units, x: Tensor) -> _Pieces:
     yield piece
 
 
-def _batch_norm(layer: nn.BatchNorm1d, units: _Units) -> _Pieces:
-    """Takes the units of each degree in turn, gives them normalised."""
+def _batch_norm(layer: nn.BatchNorm1d, units: _Degrees) -> _DegreeSteps:
+    """Units of each degree in turn, normalised."""
     mean: Any = layer.running_mean
     var: Any = layer.running_var
     scale = layer.weight / (var + layer.eps).sqrt()
@@ -252,3 +236,13 @@ def _batch_norm(layer: nn.BatchNorm1d, units: _Units) -> _Pieces:
     for center, factor, offset in zip(*parts):
         piece = torch.addcmul(offset, (yield piece) - center, factor)
     yield piece
+
+
+def is_faster(layer: nn.Module, y: Tensor) -> bool:
+    """Whether `solve_incrementally` is faster than iteration for this batch.
+
+    It saves the arithmetic of all passes but one, and calls as many operations for each feature
+    as a pass calls in all. On a GPU the calls take longer than the arithmetic.
+    """
+    products = y.shape[0] * sum(p.numel() for p in layer.parameters()) / y.shape[1]
+    return y.device.type == "cpu" and products >= _MIN_PRODUCTS

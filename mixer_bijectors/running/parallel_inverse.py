@@ -1,36 +1,36 @@
-"""The sequential direction of autoregressive layers: all features at once, or in one pass."""
+"""The sequential direction of an autoregressive layer, solved in a few passes of its net."""
 
-import re
-import warnings
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from nflows.transforms import Transform as NflowsTransform
 from torch import Tensor, nn
 
-from .._checks import check_input, is_concrete
+from .._checks import check_input, imported_class, is_concrete
 from ..flow import Flow, call_flow, context_features
 from ..solvers.fixed_point import solve, solve_in_fixed_passes, with_implicit_gradients
 from .equations import (
     check_passes_agree,
     find_sequential,
-    next_values,
+    jacobi_step,
     order_of,
     with_masked_weights,
 )
-from .incremental_made import solve_incrementally, supports
+from .incremental_made import is_faster, solve_incrementally, supports
+from .wrapper import LayerWrapper
 
-__all__ = ["ParallelInverse", "accelerate_sampling"]
+__all__ = ["ParallelInverse", "ParallelLayer"]
 
 
-class _Parallel(nn.Module):
-    """What `ParallelInverse` is, for layers of normflows and of nflows alike."""
+class ParallelLayer(LayerWrapper):
+    """Solves the sequential direction of a layer, for `ParallelInverse` and for nflows."""
 
-    flow: Any
+    # Attributes of the class are never looked for on the layer.
+    tol: float = 1e-6
+    max_iter: int | None = None
+    last_iterations: int | None = None
 
     def __init__(self, flow: nn.Module, *, tol: float = 1e-6, max_iter: int | None = None):
-        super().__init__()
         if find_sequential(flow) is None:
             raise TypeError(
                 f"ParallelInverse: {type(flow).__name__} has no sequential direction that is "
@@ -41,35 +41,11 @@ class _Parallel(nn.Module):
             raise ValueError(f"ParallelInverse: tol must be positive, got {tol}")
         if max_iter is not None and max_iter < 1:
             raise ValueError(f"ParallelInverse: max_iter must be at least 1, got {max_iter}")
+        super().__init__(flow)
         self.tol = tol
         self.max_iter = max_iter
-        self.last_iterations: int | None = None
-        self.training = flow.training
-        self.flow = flow
-        # Checkpoints are those of the layer, to go by before and after.
-        self.register_state_dict_post_hook(_save_as_the_layer)
-        self.register_load_state_dict_pre_hook(_load_as_the_layer)
-        self.register_load_state_dict_post_hook(_report_as_the_layer)
 
-    def __getattr__(self, name: str) -> Any:
-        """What the layer has: its net, its sizes."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "flow" or name.startswith("_"):
-                raise
-            return getattr(self.flow, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """What the layer has and this does not is set there, where it counts."""
-        layer = self.__dict__.get("_modules", {}).get("flow")
-        own = name == "flow" or name in self.__dict__ or hasattr(type(self), name)
-        if own or name.startswith("_") or not hasattr(layer, name):
-            super().__setattr__(name, value)
-        else:
-            setattr(layer, name, value)
-
-    def __copy__(self) -> "_Parallel":
+    def __copy__(self) -> "ParallelLayer":
         # The hooks of the original would live no longer than the original.
         return type(self)(self.flow, tol=self.tol, max_iter=self.max_iter)
 
@@ -82,35 +58,40 @@ class _Parallel(nn.Module):
         return z.contiguous(), log_det
 
     def _run(self, direction: str, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        by_layer = partial(call_flow, self.flow, inverse=direction == "inverse")
         if isinstance(y, Tensor) and y.dim() > 2:  # loops of nflows run over all dimensions
-            return call_flow(self.flow, y, context, inverse=direction == "inverse")
+            return by_layer(y, context)
         check_input("ParallelInverse", y, "features")
         if y.shape[0] == 0:  # which layers of normflows and nflows cannot reshape
             return y, y.new_zeros(0)
         sequential, layer = find_sequential(self.flow) or ("", self.flow)
         if direction != sequential:
-            return call_flow(self.flow, y, context, inverse=direction == "inverse")
+            return by_layer(y, context)
         check_passes_agree(layer)
-        start = torch.zeros_like(y)
         inputs = [t for t in (y, context, *self.parameters()) if t is not None]
-        if not all(map(is_concrete, inputs)):
-            x, log_det = solve_in_fixed_passes(partial(_step, layer, y, context), start)
-            return x, log_det
-        # What float32 can tell apart, float64 can tell apart that much closer.
-        finer = min(1.0, torch.finfo(y.dtype).eps / torch.finfo(torch.float32).eps)
-        tol = self.tol * finer
+        if all(map(is_concrete, inputs)):
+            return self._solve(layer, y, context)
+        x, log_det = solve_in_fixed_passes(
+            partial(_step, layer, y, context), torch.zeros_like(y)
+        )
+        return x, log_det
+
+    def _solve(self, layer: Any, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The values that the layer maps to `y`, and log_det, in as few passes as they need."""
+        # Rounding in float64 is that much smaller than in float32, for which `tol` is given.
+        tol = self.tol * min(1.0, torch.finfo(y.dtype).eps / torch.finfo(torch.float32).eps)
         order = order_of(layer, y.shape[1], y.device)
         solve_rows = None
         if order is not None and supports(layer, y.shape[1]):
             solve_rows = partial(_solve_rows, layer, y, context, order)
-        if solve_rows and self.max_iter is None and _is_faster_incrementally(layer, y):
+        if solve_rows and self.max_iter is None and is_faster(layer, y):
             x, log_det = solve_rows(torch.arange(y.shape[0], device=y.device))
             self.last_iterations = 1
         else:
             with torch.no_grad():
                 (x, log_det), self.last_iterations = solve(
                     partial(_step, with_masked_weights(layer), y, context),
-                    start,
+                    torch.zeros_like(y),
                     order,
                     tol,
                     self.max_iter,
@@ -122,11 +103,7 @@ class _Parallel(nn.Module):
         return x, log_det
 
 
-class _ParallelTransform(_Parallel, NflowsTransform):
-    """The same for a transform of nflows, which stays one."""
-
-
-class ParallelInverse(_Parallel, Flow):
+class ParallelInverse(ParallelLayer, Flow):
     r"""Runs the sequential direction of an autoregressive layer in one pass or a few.
 
     That direction solves :math:`x_i = f(y_i; \mathrm{net}_i(x_1, \ldots, x_{i - 1}))`, one
@@ -203,7 +180,7 @@ class ParallelInverse(_Parallel, Flow):
     """
 
     def __init__(self, flow: nn.Module, *, tol: float = 1e-6, max_iter: int | None = None):
-        if isinstance(flow, NflowsTransform):
+        if isinstance(flow, imported_class("nflows.transforms.base", "Transform")):
             raise TypeError(
                 f"ParallelInverse: {type(flow).__name__} of nflows runs the other way; wrap "
                 "from_nflows(layer), or call accelerate_sampling(layer)"
@@ -216,129 +193,26 @@ class ParallelInverse(_Parallel, Flow):
         return context_features(self.flow)
 
 
-_Module = TypeVar("_Module", bound=nn.Module)
-
-
-def accelerate_sampling(model: _Module, **options: Any) -> _Module:
-    """Wrap each autoregressive layer in a model of normflows or nflows in `ParallelInverse`.
-
-    In place; state_dicts from before and after load into either. Where the density direction
-    is the sequential one, as in normflows' `MaskedAffineAutoregressive`, it is densities that
-    become fast. A subclass with a loop over features of its own is left as it is. A second call
-    replaces the options. Warns if there was nothing to wrap.
-
-    Args:
-        model: a model, a layer or any module that holds some.
-        **options: those of `ParallelInverse`.
-
-    Returns:
-        The model; if it is itself an autoregressive layer, that layer wrapped.
-
-    Raises:
-        TypeError: what is not a module.
-
-    Example:
-        >>> base = nf.distributions.DiagGaussian(8)
-        >>> flows = [nf.flows.MaskedAffineAutoregressive(8, 16) for _ in range(3)]
-        >>> model = accelerate_sampling(nf.NormalizingFlow(base, flows))
-        >>> type(model.flows[0]).__name__
-        'ParallelInverse'
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"accelerate_sampling: expected a module, got {type(model).__name__}; pass the "
-            "model or layer that holds the parameters"
-        )
-    wrapped: dict[nn.Module, nn.Module] = {}
-
-    def visit(module: nn.Module) -> nn.Module:
-        layer = module.flow if isinstance(module, _Parallel) else module
-        if layer in wrapped:
-            return wrapped[layer]
-        if find_sequential(layer) is not None:
-            of_nflows = isinstance(layer, NflowsTransform)
-            wrap = _ParallelTransform if of_nflows else ParallelInverse
-            wrapped[layer] = wrap(layer, **options)
-            return wrapped[layer]
-        for name, child in module._modules.items():  # named_children names each but once
-            if child is not None and (new := visit(child)) is not child:
-                setattr(module, name, new)
-        return module
-
-    # A layer that is wrapped has the methods of its type.
-    accelerated: Any = visit(model)
-    if not wrapped:
-        warnings.warn(
-            f"accelerate_sampling: {type(model).__name__} holds no layer to wrap, which is one "
-            "with a known loop over features (a subclass with a loop of its own is left as it "
-            "is, and TransformerAutoregressive samples in parallel by itself)",
-            stacklevel=2,
-        )
-    return accelerated
-
-
 def _step(
     layer: Any, y: Tensor, context: Tensor | None, x: Tensor, rows: Tensor
 ) -> tuple[Tensor, ...]:
     """A pass over some rows of the batch, from their current values."""
-    y, context = _given(y, context, rows)
-    x, log_det = next_values(layer, y, x, context)
+    y, context = _select_rows(y, context, rows)
+    x, log_det = jacobi_step(layer, y, x, context)
     return x.to(y.dtype), log_det.to(y.dtype)
 
 
 def _solve_rows(
     layer: Any, y: Tensor, context: Tensor | None, order: Tensor, rows: Tensor
 ) -> tuple[Tensor, ...]:
-    return solve_incrementally(layer, *_given(y, context, rows), order)
+    return solve_incrementally(layer, *_select_rows(y, context, rows), order)
 
 
-def _given(y: Tensor, context: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+def _select_rows(
+    y: Tensor, context: Tensor | None, rows: Tensor
+) -> tuple[Tensor, Tensor | None]:
     if rows.shape[0] == y.shape[0]:
         return y, context
     if context is None or context.shape[0] == 1:
         return y[rows], context
     return y[rows], context[rows]
-
-
-def _save_as_the_layer(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    inner = f"{prefix}flow."
-    for key in [key for key in state if key.startswith(inner)]:
-        state[prefix + key.removeprefix(inner)] = state.pop(key)
-    # Versions of modules, which each of the two models looks for under its own names.
-    versions = getattr(state, "_metadata", {})
-    for key in [key for key in versions if f"{key}.".startswith(inner)]:
-        versions[f"{prefix}{f'{key}.'.removeprefix(inner)}"[:-1]] = versions[key]
-
-
-def _load_as_the_layer(
-    module: nn.Module, state: dict[str, Any], prefix: str, *arguments: Any
-) -> None:
-    # The hook that reports is not told the prefix, and gets no messages.
-    module.__dict__["_loading"] = prefix, arguments[-1]
-    # Names that named_parameters() gives are right already.
-    inner = f"{prefix}flow."
-    for key in [key for key in state if key.startswith(prefix) and not key.startswith(inner)]:
-        state[inner + key.removeprefix(prefix)] = state.pop(key)
-
-
-def _report_as_the_layer(module: nn.Module, keys: Any) -> None:
-    prefix, messages = module.__dict__.pop("_loading")
-    inner = f"{prefix}flow."
-    for names in (keys.missing_keys, keys.unexpected_keys):
-        names[:] = [re.sub(f"^{re.escape(inner)}", prefix, name) for name in names]
-    messages[:] = [re.sub(rf"\b{re.escape(inner)}", prefix, text) for text in messages]
-
-
-def _is_faster_incrementally(layer: nn.Module, y: Tensor) -> bool:
-    """Whether the arithmetic for a feature takes longer than the calls for a feature.
-
-    Solving one feature after the other saves arithmetic, that of all passes but one, for as
-    many calls for each feature as a pass makes in all. On a GPU those take longer.
-    """
-    products = y.shape[0] * sum(p.numel() for p in layer.parameters()) / y.shape[1]
-    return y.device.type == "cpu" and products >= _WORTH_THE_CALLS
-
-
-# Multiplications that take as long as the calls of a pass over the dozen passes or more that
-# trained layers need, on one core.
-_WORTH_THE_CALLS = 1 << 17

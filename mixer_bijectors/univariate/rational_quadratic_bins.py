@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from .._graphs import constant_in_graphs
+from .._dependencies import constant_in_graphs
 
 if TYPE_CHECKING:
     from .rational_quadratic import RationalQuadratic

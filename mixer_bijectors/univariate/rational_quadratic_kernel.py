@@ -8,6 +8,7 @@ import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
+from .._dependencies import with_forward_mode
 from .rational_quadratic_bins import Bin, Choice, locate, max_log_slope, min_share
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class _ForwardModeUnitSpline(_UnitSpline):
     ) -> tuple[Tensor, ...]:
         # Torch turns forward mode off in here for derivatives of all orders, but only the
         # tangents of this order must be hidden.
-        with fwAD._set_fwd_grad_enabled(True):
+        with with_forward_mode():
             u, params = (fwAD.unpack_dual(t).primal for t in ctx.saved_tensors)
             # The transpose of the backward pass, which is linear in what it gets.
             zeros = torch.zeros_like(u)

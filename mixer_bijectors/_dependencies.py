@@ -1,0 +1,120 @@
+"""Every use of names that torch, normflows and nflows do not promise to keep.
+
+An upgrade of theirs may take these names away; `tests/test_private_api.py` then fails.
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.distributions.transforms import _InverseTransform as InverseTransform
+
+__all__ = [
+    "InverseTransform",
+    "child_modules",
+    "constant_in_graphs",
+    "elementwise_inverse",
+    "flows_of_composite",
+    "has_hooks",
+    "hook_tables",
+    "in_dispatch_mode",
+    "is_empty",
+    "is_function_transformed",
+    "module_versions",
+    "uncompiled",
+    "with_children",
+    "with_forward_mode",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def constant_in_graphs(function: _Function) -> _Function:
+    """Have `torch.compile` call a function once, and take its result for a constant.
+
+    It sets the mark that `torch.compiler.assume_constant_result` sets, which would import the
+    compiler to do so, and that takes longer than all other imports together.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def uncompiled(module: Any) -> Any:
+    """The module that `torch.compile` was called with; any other module is returned."""
+    return getattr(module, "_orig_mod", module)
+
+
+def is_function_transformed(x: Tensor) -> bool:
+    """Whether a tensor stands for many in a transformation of torch.func, such as vmap."""
+    functorch = torch._C._functorch
+    return functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)
+
+
+def in_dispatch_mode() -> bool:
+    """Whether a mode, such as that of fake tensors, changes the results of all operations."""
+    return torch._C._len_torch_dispatch_stack() != 0
+
+
+def with_forward_mode() -> AbstractContextManager[Any]:
+    """A context in which forward-mode derivatives are computed, also inside of `jvp`."""
+    return forward_ad._set_fwd_grad_enabled(True)
+
+
+def child_modules(module: nn.Module) -> dict[str, nn.Module | None]:
+    """The children by name: with None, and as often as they occur, unlike `named_children`.
+
+    Of a module whose constructor has not run, none.
+    """
+    children: dict[str, nn.Module | None] = vars(module).get("_modules", {})
+    return children
+
+
+def with_children(module: nn.Module, children: dict[str, nn.Module | None]) -> nn.Module:
+    """A copy of a module with other children; parameters and all else are shared."""
+    copied = copy.copy(module)
+    copied._modules = children
+    return copied
+
+
+def is_empty(module: nn.Module) -> bool:
+    """Whether a module declares no parameter, buffer or child, not even one that is None."""
+    return not any((module._parameters, module._buffers, module._modules))
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something runs before or after a module when it is called."""
+    return bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+    )
+
+
+def hook_tables(module: nn.Module) -> Iterator[OrderedDict[int, Any]]:
+    """The dictionaries in which a module keeps its hooks of all kinds."""
+    for name, value in vars(module).items():
+        if "hooks" in name and isinstance(value, OrderedDict):
+            yield value
+
+
+def module_versions(state: dict[str, Any]) -> dict[str, Any]:
+    """The versions of the modules that a state_dict was taken of, by their names."""
+    versions: dict[str, Any] = getattr(state, "_metadata", {})
+    return versions
+
+
+def flows_of_composite(composite: Any) -> list[nn.Module]:
+    """The flows that `normflows.flows.Composite` is made of."""
+    return list(composite._flows)
+
+
+def elementwise_inverse(layer: Any, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    """The map of each feature, given its parameters, in an autoregressive layer."""
+    x, log_det = layer._elementwise_inverse(y, params)
+    return x, log_det
