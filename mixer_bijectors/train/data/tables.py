@@ -78,7 +78,7 @@ def split_tables(tree: Tree) -> dict[str, list[str]]:
     }
 
 
-def load_tables(files: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
+def load_tables(files: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """The rows of parquet or arrow files, by split.
 
     Raises:
@@ -90,34 +90,86 @@ def load_tables(files: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
     kinds = {Path(path).suffix.lower()[1:] for path in paths}
     if len(kinds) > 1:
         raise DataError("there are both parquet and arrow files; name one of them, or a folder")
-    schemas = {path: _read(path) for path in paths}
-    first = schemas[paths[0]][0]
-    for path, (schema, _) in schemas.items():
-        if sorted(schema.names) != sorted(first.names):
-            raise DataError(
-                f"{printable(path)} has the columns {', '.join(schema.names)}, and "
-                f"{printable(paths[0])} {', '.join(first.names)}; they must be the same"
-            )
-    # It takes patterns, in which some characters mean something.
-    filled = {
-        split: [glob.escape(unambiguous(path)) for path in given if schemas[path][1]]
-        for split, given in files.items()
-    }
-    filled = {split: given for split, given in filled.items() if given}
+    kind = kinds.pop()
+    read = {path: _read(path) for path in paths}
+    filled = {path: schema for path, (schema, count) in read.items() if count}
     if not filled:
         raise DataError(f"{printable(paths[0])} holds no images")
-    try:
-        return datasets.load_dataset(kinds.pop(), data_files=filled)
-    except Exception:
-        for path, (schema, _) in schemas.items():  # which it does not tell
-            _read(path, whole=True)
-            for name in first.names:
-                if (kind := schema.field(name).type) != first.field(name).type:
-                    raise DataError(
-                        f"the column {name} of {printable(path)} is of type {kind}, that of "
-                        f"{printable(paths[0])} {first.field(name).type}; they must be the same"
-                    ) from None
-        raise
+    schema = _common_schema({path: schema for path, (schema, _) in read.items()})
+    loaded = {}
+    for split, given in files.items():
+        given = [path for path in given if path in filled]
+        if not given:
+            continue
+        features = _features(schema, {path: filled[path] for path in given})
+        # It takes patterns, in which some characters mean something.
+        patterns = [glob.escape(unambiguous(path)) for path in given]
+        try:
+            loaded[split] = datasets.load_dataset(
+                kind, data_files=patterns, features=features, split="train"
+            )
+        except Exception:
+            for path in given:  # to name the one that is damaged
+                _read(path, whole=True)
+            raise
+    return loaded
+
+
+def _common_schema(schemas: Mapping[str, Any]) -> Any:
+    """The columns of all files, of types that hold what is in each of them."""
+    import pyarrow as pa
+
+    (first, common), *others = schemas.items()
+    common = common.remove_metadata()
+    for path, schema in schemas.items():
+        names = schema.names
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"{printable(path)} has two columns {twice[0]}; rename one of them")
+    for path, schema in others:
+        if sorted(schema.names) != sorted(common.names):
+            raise DataError(
+                f"{printable(path)} has the columns {', '.join(schema.names)}, and "
+                f"{printable(first)} {', '.join(common.names)}; they must be the same"
+            )
+        for name in common.names:
+            fields = [common.field(name), schema.field(name).remove_metadata()]
+            try:
+                # A column in which all is missing has a type of its own, null.
+                (field,) = pa.unify_schemas(
+                    [pa.schema([field]) for field in fields], promote_options="permissive"
+                )
+            except pa.ArrowException:
+                raise DataError(
+                    f"the column {name} of {printable(path)} is of type {fields[1].type}, that "
+                    f"of {printable(first)} {fields[0].type}; they must be the same"
+                ) from None
+            common = common.set(common.get_field_index(name), field)
+    return common
+
+
+def _features(schema: Any, schemas: Mapping[str, Any]) -> Any:
+    """The features of a split: the columns of `schema`, with the classes that its files name.
+
+    Raises:
+        DataError: the files name different classes, so that a number has two meanings.
+    """
+    import datasets
+
+    features = datasets.Features.from_arrow_schema(schema)
+    given = {path: datasets.Features.from_arrow_schema(s) for path, s in schemas.items()}
+    first = next(iter(given))
+    for name in features:
+        for path, others in given.items():
+            one, two = (getattr(f[name], "names", None) for f in (given[first], others))
+            if one != two:
+                said = [some(names) if names else "without names" for names in (two, one)]
+                raise DataError(
+                    f"the classes of the column {name} of {printable(path)} are {said[0]}, and "
+                    f"those of {printable(first)} {said[1]}; they must be the same"
+                )
+        if isinstance(given[first][name], datasets.ClassLabel | datasets.Image):
+            features[name] = given[first][name]
+    return features
 
 
 def unambiguous(path: str) -> str:
@@ -191,6 +243,7 @@ class Rows:
                 "the type Image, or be named image"
             )
         image, *left_out["another column of images"] = images
+        _check_images(image, features[image])
 
         def read(label: str) -> Labels | None:
             column = every.select_columns([label]).with_format("arrow")[:][label]
@@ -225,6 +278,21 @@ class Rows:
         encoded = self.rows[index][self.image]
         path = encoded.get("path") if isinstance(encoded, dict) else None
         return printable(str(path or index))
+
+
+def _check_images(name: str, feature: Any) -> None:
+    """Raise a DataError if a column of images holds no encoded images, such as arrays."""
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return
+    parts = feature if isinstance(feature, dict) else {"bytes": feature}
+    kinds = {getattr(parts.get(key), "dtype", "null") for key in ("bytes", "path")} - {"null"}
+    if not kinds or kinds - {"binary", "large_binary", "string", "large_string"}:
+        raise DataError(
+            f"the column {name} holds no image files but {feature}; write images, with "
+            "datasets' type Image, or the bytes or paths of files"
+        )
 
 
 def _columns(features: Any, kind: type, names: Sequence[str]) -> list[str]:
