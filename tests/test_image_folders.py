@@ -168,7 +168,7 @@ def test_the_order_is_that_of_datasets(tmp_path):
     for split, rows in known.items():
         rows = rows.cast_column("image", datasets.Image(decode=False))
         images = data._splits[split]
-        assert [images.name(i) for i in range(len(images))] == [
+        assert [images[i].name for i in range(len(images))] == [
             r["path"] for r in rows["image"]
         ]
         assert images.labels.values.tolist() == list(rows["label"])
@@ -427,7 +427,7 @@ def test_a_split_of_files_can_be_sent_to_a_process(tmp_path):
     data = everything(make(tmp_path, "cat/0.png", "dog/1.png"))
     data.setup("fit")
     images = pickle.loads(pickle.dumps(data._splits["train"]))
-    assert images.name(1) == str(tmp_path / "dog" / "1.png") and len(images) == 2
+    assert images[1].name == str(tmp_path / "dog" / "1.png") and len(images) == 2
 
 
 # metadata
