@@ -200,10 +200,16 @@ def objects(item):
 PLAIN = b"(K\x03\x8c\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
 
 
+def entry(pickled):
+    """A batch whose images are what a pickle makes."""
+    pickled = pickled.removeprefix(b"\x80\x04").removeprefix(b"\x80\x02")
+    return b"\x80\x04}(\x8c\x04data" + pickled[:-1] + b"\x8c\x06labels]u."
+
+
 def uint8_array(shape, content, dtype=b"u1", state=PLAIN):
     """An array as numpy pickles it, of any shape, dtype and bytes."""
     return (
-        b"\x80\x04cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
         + (b"(K\x01" + shape + b"cnumpy\ndtype\n\x8c" + bytes([len(dtype)]) + dtype)
         + (b"\x89\x88\x87R" + state)
         + (b"\x89" + content + b"tb.")
@@ -240,10 +246,13 @@ def malice(sentinel):
             dumps({b"data": rows(1), b"labels": Call(eval, code)}, 4),
             "'builtins.eval'",
         ),
-        "in an object array": (dumps(objects(Call(eval, code)), 4), "dtype 'O8'"),
-        "object array": (dumps(objects(1), 2), "dtype 'O8'"),
+        "in an object array": (dumps(objects(Call(eval, code)), 4), "'builtins.eval'"),
+        "object array": (
+            dumps({"data": objects(1), "labels": []}, 2),
+            "than an array of numbers",
+        ),
         "structured array": (dumps(np.zeros(1, "i4,O"), 4), "neither a shape nor an argument"),
-        "text array": (dumps(np.array(["a"]), 4), "dtype 'U1'"),
+        "text array": (dumps({"data": np.array(["a"]), "labels": []}, 4), "dtype 'U1'"),
         "scalar": (dumps(np.float64(1), 4), "core.multiarray.scalar'"),
         "attribute of a name": (
             b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.",
@@ -265,27 +274,33 @@ def malice(sentinel):
         "buffer": (b"\x80\x05\x97.", "instruction NEXT_BUFFER"),
         "a large ndarray": (
             b"cnumpy\nndarray\n(" + long(2**40) + b"tR.",
-            "damaged",
+            "must be a dict",
         ),
         "state of a name": (b"\x80\x02cnumpy\nndarray\n}(U\x01aK\x01ub.", "damaged"),
         "attributes of a name": (
             b"\x80\x02cnumpy\nndarray\nN}\x86b.",
-            "must be a dict, got NoneType",
+            "damaged",
         ),
         "attributes of a stand-in": (
             b"\x80\x02c_codecs\nencode\nN}U\x06budgetJ\xff\xff\xff\x7fs\x86b.",
-            "sets the state",
+            "damaged",
         ),
         "state of a stand-in's class": (b"\x80\x02cnumpy\ndtype\n}U\x04codeNsb.", "damaged"),
         "dtype with fields": (
-            uint8_array(b"K\x01\x85", one, state=b"(K\x03\x8c\x01|N)}KcKcK\x00tb"),
-            "sets the state",
+            entry(uint8_array(b"K\x01\x85", one, state=b"(K\x03\x8c\x01|N)}KcKcK\x00tb")),
+            "else than an array",
         ),
-        "objects in the state": (uint8_array(b"K\x01\x85", b"]N\x61"), "sets the state"),
-        "object dtype": (uint8_array(b"K\x01\x85", one, b"O"), "dtype 'O'"),
-        "dtype of terabytes": (uint8_array(b"K\x01\x85", one, b"V9999999999999"), "dtype 'V9"),
-        "negative shape": (uint8_array(b"J\xff\xff\xff\xff\x85", one), "makes no sense"),
-        "shape of terabytes": (uint8_array(long(2**42) + b"\x85", one), "damaged"),
+        "objects in the state": (
+            entry(uint8_array(b"K\x01\x85", b"]N\x61")),
+            "else than an array",
+        ),
+        "object dtype": (entry(uint8_array(b"K\x01\x85", one, b"O")), "dtype 'O'"),
+        "dtype of terabytes": (
+            entry(uint8_array(b"K\x01\x85", one, b"V9999999999999")),
+            "dtype 'V9",
+        ),
+        "negative shape": (entry(uint8_array(b"J\xff\xff\xff\xff\x85", one)), "makes no sense"),
+        "shape of terabytes": (entry(uint8_array(long(2**42) + b"\x85", one)), "damaged"),
         "no array to fill": (b"\x80\x02}}U\x01aK\x01sb.", "damaged"),
         "append to a name": (b"\x80\x02cnumpy\ndtype\nK\x01a.", "damaged"),
         "set in a list": (b"\x80\x02]K\x01K\x01s.", "damaged"),
@@ -350,14 +365,14 @@ def test_arrays_of_the_same_bytes_share_them(tmp_path):
     pickled = b"\x80\x05}(" + short("a")
     pickled += b"\x96" + struct.pack("<Q", size) + bytes(size) + b"\x94"
     pickled += short("d") + short("numpy") + short("dtype") + b"\x93"
-    pickled += short("u1") + b"\x85R\x94"
+    pickled += short("u1") + b"\x85R" + PLAIN + b"\x94"
     pickled += short("f") + short("numpy.core.numeric") + short("_frombuffer") + b"\x93\x94"
     one = b"h\x02(h\x00h\x01J" + struct.pack("<i", size) + b"\x85" + short("C") + b"tR"
-    pickled += b"".join(b"M" + struct.pack("<H", i) + one for i in range(count)) + b"u."
+    pickled += b"".join(short(str(i)) + one for i in range(count)) + b"u."
     path = tmp_path / "batch"
     path.write_bytes(pickled)
     tracemalloc.start()
-    arrays = read_pickle(path)
+    arrays = read_pickle(path, [str(i) for i in range(count)])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert sum(isinstance(value, np.ndarray) for value in arrays.values()) == count

@@ -160,28 +160,28 @@ def _kind(value: Any) -> str:
 class _Cifar:
     folder: str
     files: dict[str, list[str]]
-    labels: bytes
+    labels: str
     num_classes: int
     meta: str
-    names: bytes
+    names: str
 
 
 _CIFARS = (
     _Cifar(
         "cifar-10-batches-py",
         {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
-        b"labels",
+        "labels",
         10,
         "batches.meta",
-        b"label_names",
+        "label_names",
     ),
     _Cifar(
         "cifar-100-python",
         {"train": ["train"], "test": ["test"]},
-        b"fine_labels",
+        "fine_labels",
         100,
         "meta",
-        b"fine_label_names",
+        "fine_label_names",
     ),
 )
 
@@ -195,21 +195,11 @@ def _cifar_folders(folder: Path) -> list[tuple[Path, _Cifar]]:
     ]
 
 
-def _cifar_fields(path: Path) -> dict[Any, Any]:
-    batch = read_pickle(path)
-    if not isinstance(batch, dict):
-        raise DataError(f"{path}: the pickle must be a dict, got {type(batch).__name__}")
-    # Python 2 wrote the keys as bytes; whoever saved the files anew has them as text.
-    return {
-        key.encode() if isinstance(key, str) else key: value for key, value in batch.items()
-    }
-
-
 def _cifar_names(place: Path, cifar: _Cifar) -> list[str] | None:
     """The names of the classes, which are in a file that nothing else needs."""
     if not (place / cifar.meta).is_file():
         return None
-    names = _cifar_fields(place / cifar.meta).get(cifar.names)
+    names = read_pickle(place / cifar.meta, [cifar.names]).get(cifar.names)
     if not isinstance(names, list) or len(names) != cifar.num_classes:
         raise DataError(
             f"{place / cifar.meta}: it does not name {cifar.num_classes} classes; download the "
@@ -219,11 +209,14 @@ def _cifar_names(place: Path, cifar: _Cifar) -> list[str] | None:
 
 
 def _cifar_batch(path: Path, cifar: _Cifar) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    fields = _cifar_fields(path)
-    for key in (b"data", cifar.labels):
-        if key not in fields:
-            raise DataError(f"{path}: the pickle has no entry '{key.decode()}'")
-    images, labels = _checked(path, fields[b"data"], fields[cifar.labels], 0, cifar.num_classes)
+    keys = ("data", cifar.labels)
+    entries = read_pickle(path, keys)
+    for key in keys:
+        if key not in entries:
+            raise DataError(f"{path}: the pickle has no entry {key!r}")
+    images, labels = _checked(
+        path, entries["data"], entries[cifar.labels], 0, cifar.num_classes
+    )
     if images.shape[2] != 32:
         raise DataError(f"{path}: images of CIFAR are of 32 pixels, not {images.shape[2]}")
     return images, labels
