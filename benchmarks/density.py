@@ -1,6 +1,6 @@
 """Density of photographs at equal wall clock: normflows' Glow, MixerFlow, TarFlow, hybrids.
 
-Photographs at 32 x 32 (see `mixer_bijectors.train.data.photos`), batches of 64 random crops,
+Photographs at 32 x 32 (see `mixer_bijectors.train.data.bundled`), batches of 64 random crops,
 mirrored half of the time, for every row; one row after the other in one process, each trained
 for the same time by AdamW with warm-up, a cosine over that time and gradient clipping. The
 learning rate of each row is the best of four by validation bits per dimension after a short
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 import mixer_bijectors as mb
 from mixer_bijectors.images import bits_per_dim, dequantize
 from mixer_bijectors.train import Images
-from mixer_bijectors.train.data.photos import Crops, grid_patches, load_photos
+from mixer_bijectors.train.data.bundled import Crops, grid_patches, load_photos
 
 SIZE, BATCH, WARMUP_STEPS, CLIP = 32, 64, 30, 1.0
 

@@ -27,8 +27,8 @@ from PIL import Image
 
 import mixer_bijectors as mb
 from mixer_bijectors.train import DensityEstimation, ImageDataModule, Images, Photos
+from mixer_bijectors.train.data.bundled import grid_patches, load_photos
 from mixer_bijectors.train.data.decode import resize
-from mixer_bijectors.train.data.photos import grid_patches, load_photos
 
 BATCH = 64
 Patches = np.ndarray[Any, np.dtype[np.uint8]]

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from mixer_bijectors import Patchify, Shift
-from mixer_bijectors.train.data.photos import load_photos
+from mixer_bijectors.train.data.bundled import load_photos
 
 IMAGE, PATCH = (3, 64, 64), 16
 

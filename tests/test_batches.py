@@ -9,18 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mixer_bijectors.train import DataError, ImageDataModule, RunError
-from mixer_bijectors.train.data.batches import (
-    Batch,
-    Draw,
-    Drawn,
+from mixer_bijectors.train import DataError, ImageDataModule, ImageError, RunError
+from mixer_bijectors.train.data.batches import Batch, RequestedImages, TensorSource
+from mixer_bijectors.train.data.sampling import (
+    ImageRequest,
     ResumableLoader,
     ShardedSampler,
-    mix,
+    derive_seed,
 )
-from mixer_bijectors.train.data.image_data_module import TensorSource
 from mixer_bijectors.train.density_estimation import as_batch
-from mixer_bijectors.train.io.errors import ImageError
 
 SIZES = st.integers(1, 60)
 BATCHES = st.integers(1, 9)
@@ -94,8 +91,8 @@ def test_too_few_images_for_a_batch():
         ShardedSampler(7, 4, train=True, world_size=2)
 
 
-def test_mix_depends_on_every_number():
-    seeds = {mix(*numbers) for numbers in [(0,), (1,), (0, 1), (1, 0), (2**62, 5)]}
+def test_a_seed_depends_on_every_number():
+    seeds = {derive_seed(*numbers) for numbers in [(0,), (1,), (0, 1), (1, 0), (2**62, 5)]}
     assert len(seeds) == 5 and all(0 <= seed < 2**63 for seed in seeds)
 
 
@@ -109,12 +106,12 @@ def source():
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_loader_goes_on_from_its_state(source, num_workers):
     def make():
-        drawn = Drawn(source, flip=True)
+        images = RequestedImages(source, flip=True)
         return ResumableLoader(
-            drawn,
+            images,
             batch_size=5,
             sampler=ShardedSampler(24, 5, train=True, seed=2),
-            collate_fn=drawn.collate,
+            collate_fn=images.collate,
             num_workers=num_workers,
         )
 
@@ -141,10 +138,10 @@ def test_a_loader_goes_on_from_its_state(source, num_workers):
 
 
 def test_training_varies_and_evaluation_does_not(source):
-    plain = Drawn(source, flip=True)
-    assert torch.equal(plain[Draw(3, (5,))][2], source.images[3])
-    flips = [plain[Draw(3, (s,), train=True)][2][0, 0, 0] for s in range(200)]
-    assert flips == [plain[Draw(3, (s,), train=True)][2][0, 0, 0] for s in range(200)]
+    plain = RequestedImages(source, flip=True)
+    assert torch.equal(plain[ImageRequest(3, (5,))][2], source.images[3])
+    flips = [plain[ImageRequest(3, (s,), train=True)][2][0, 0, 0] for s in range(200)]
+    assert flips == [plain[ImageRequest(3, (s,), train=True)][2][0, 0, 0] for s in range(200)]
     assert 0.4 < sum(int(f == source.images[3, 0, 0, 5]) for f in flips) / 200 < 0.6
 
 
@@ -195,7 +192,7 @@ def test_bad_images_are_told_or_skipped_and_counted(source, num_workers):
     assert kept == [index for index in range(24) if index % 3 != 1]
     train = data.train_dataloader()
     assert not any(index % 3 == 1 for batch in train for index in as_batch(batch).indices)
-    assert data.drawn["test"].bad.sum() == 8
+    assert data.datasets["test"].bad.sum() == 8
 
 
 def test_nothing_can_be_read():
@@ -203,8 +200,8 @@ def test_nothing_can_be_read():
         def read(self, index, rng):
             raise ImageError("no")
 
-    drawn = Drawn(Nothing(torch.zeros(3, 1, 2, 2)), skip_bad=True)
-    error = drawn[Draw(1, train=True)]
+    images = RequestedImages(Nothing(torch.zeros(3, 1, 2, 2)), skip_bad=True)
+    error = images[ImageRequest(1, train=True)]
     assert isinstance(error, DataError) and "none of 3 images can be read" in str(error)
 
 
@@ -238,7 +235,7 @@ def test_sources_that_read_something_else(read, message):
                 raise read
             return read
 
-    error = Drawn(Odd(torch.zeros(3, 1, 2, 2)), skip_bad=True)[Draw(1)]
+    error = RequestedImages(Odd(torch.zeros(3, 1, 2, 2)), skip_bad=True)[ImageRequest(1)]
     assert isinstance(error, DataError) and "\n" not in str(error)
     with pytest.raises(DataError, match=rf"^Odd\.read .*{message}"):
         raise error
@@ -250,9 +247,9 @@ def test_labels_of_sources(label):
         def read(self, index, rng):
             return self.images[index], label
 
-    drawn = Drawn(Labelled(torch.zeros(3, 1, 2, 2)))
-    assert drawn[Draw(1)][3] == label
-    labels = drawn.collate([drawn[Draw(1)]]).labels
+    images = RequestedImages(Labelled(torch.zeros(3, 1, 2, 2)))
+    assert images[ImageRequest(1)][3] == label
+    labels = images.collate([images[ImageRequest(1)]]).labels
     assert labels is None if label is None else labels.tolist() == [int(label)]
 
 
@@ -265,21 +262,21 @@ def test_a_data_module_without_sources():
 
 
 def test_labels_the_model_has_no_class_for_are_told(source):
-    drawn = Drawn(source, labels=range(-1, 2))
-    assert not isinstance(drawn[Draw(1)], DataError)
-    batch = drawn.collate([drawn[Draw(1)], drawn[Draw(2)]])
+    images = RequestedImages(source, known_labels=range(-1, 2))
+    assert not isinstance(images[ImageRequest(1)], DataError)
+    batch = images.collate([images[ImageRequest(1)], images[ImageRequest(2)]])
     told = r"image 2 \(2\) has the label 2, but those of the model are from -1 to 1"
     with pytest.raises(DataError, match=told):
         as_batch(batch)
 
-    classifier = Drawn(
-        TensorSource(torch.zeros(1, 1, 2, 2), torch.tensor([-1])), labels=range(2)
+    classifier = RequestedImages(
+        TensorSource(torch.zeros(1, 1, 2, 2), torch.tensor([-1])), known_labels=range(2)
     )
     with pytest.raises(DataError, match=r"image 0 \(0\) has no label, but those of the model"):
-        as_batch(classifier.collate([classifier[Draw(0)]]))
+        as_batch(classifier.collate([classifier[ImageRequest(0)]]))
 
 
-def test_batches_of_other_data_modules_become_ours():
+def test_batches_of_other_data_modules_are_taken():
     x, y = torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 2])
     assert as_batch(x).kept == [0, 1, 2]
     assert as_batch([x, y]).labels is y
@@ -307,8 +304,8 @@ def test_sources_are_read_with_randomness_in_training_alone(source):
             seen.append(type(rng))
             return super().read(index, rng)
 
-    drawn = Drawn(Spy(source.images))
-    drawn[Draw(0, train=True)], drawn[Draw(0)]
+    images = RequestedImages(Spy(source.images))
+    images[ImageRequest(0, train=True)], images[ImageRequest(0)]
     assert seen == [Random, type(None)]
 
 
@@ -318,10 +315,10 @@ def test_a_run_goes_on_with_another_number_of_processes(source):
         return [i for _ in range(count) for i in next(iterator).indices]
 
     def make(batch_size, world_size, rank=0):
-        drawn = Drawn(source)
+        images = RequestedImages(source)
         sampler = ShardedSampler(24, batch_size, train=True, rank=rank, world_size=world_size)
         return ResumableLoader(
-            drawn, batch_size=batch_size, sampler=sampler, collate_fn=drawn.collate
+            images, batch_size=batch_size, sampler=sampler, collate_fn=images.collate
         )
 
     one = make(4, 1)

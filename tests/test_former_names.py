@@ -20,6 +20,8 @@ import mixer_bijectors as mb
         ("models.hybrid", "HybridClassifier", "models.hybrid_classifier"),
         ("train.decode", "resize", "train.data.decode"),
         ("train.data", "Photos", "train.data"),
+        ("train.photos", "load_photos", "train.data.bundled"),
+        ("train.data.photos", "load_photos", "train.data.bundled"),
         ("train.tasks", "FlowTrainer", "train.tasks"),
         ("train.errors", "DataError", "train.io.errors"),
     ],

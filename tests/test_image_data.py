@@ -158,6 +158,23 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     assert data.sources["test"].name(0).endswith(".png")
 
 
+@pytest.mark.parametrize(
+    ("counts", "train_split", "sizes"),
+    [
+        ([("train", 40)], "train", (34, 2, 4)),
+        ([("train", 40), ("test", 6)], "train", (38, 2, 6)),
+        ([("test", 40)], "test", (34, 2, 4)),
+    ],
+)
+def test_a_tenth_is_held_out_where_there_is_no_test_split(counts, train_split, sizes, tmp_path):
+    data = Images(make_folder(tmp_path, counts), SHAPE, 2, train_split=train_split)
+    data.setup("fit")
+    assert tuple(len(data.sources[split]) for split in ("train", "val", "test")) == sizes
+    if len(counts) == 1:
+        names = {source.name(i) for source in data.sources.values() for i in range(len(source))}
+        assert len(names) == 40, "disjoint, and all of them"
+
+
 def test_all_images_are_for_testing(tmp_path):
     data = Images(str(make_folder(tmp_path)), SHAPE, 5, test_split="all")
     images, _ = read(data, "test")
@@ -319,7 +336,7 @@ def test_damaged_images(damage, form, tmp_path):
     data.setup("fit")
     kept = [batch.indices[i] for batch in data.loader("test") for i in batch.kept]
     assert kept == [0, 1, 2, 4, 5, 6, 7, 8, 9]
-    assert data.drawn["test"].bad.nonzero().flatten().tolist() == [3]
+    assert data.datasets["test"].bad.nonzero().flatten().tolist() == [3]
 
 
 @pytest.mark.parametrize("classes", [0, 2])
@@ -335,7 +352,7 @@ def test_a_batch_of_bad_images_alone_counts_for_nothing(classes, tmp_path):
     )
     (metrics,) = trainer.test(DensityEstimation(flow), datamodule=data, verbose=False)
     assert np.isfinite(metrics["test/bits_per_dim"])
-    assert data.drawn["test"].bad.sum() == 2
+    assert data.datasets["test"].bad.sum() == 2
 
 
 def test_skipped_images_are_counted_at_the_end(tmp_path, capsys):
@@ -430,7 +447,10 @@ def test_an_interrupted_download(monkeypatch):
         ({"image_shape": (4, 8, 8)}, r"image_shape must be \(1 or 3, height, width\)"),
         ({"val_split": 1.5}, "val_split must be a name or from 0 to 1, got 1.5"),
         ({"val_split": "train"}, "val_split must not be 'train', the images that are trained"),
-        ({"train_split": "test"}, "test_split must not be 'test', the images that are trained"),
+        (
+            {"train_split": "x", "test_split": "x"},
+            "test_split must not be 'x', the images that are trained",
+        ),
         ({"resize": "stretch"}, "resize must be 'crop' or 'squash', got 'stretch'"),
     ],
 )

@@ -168,7 +168,7 @@ def test_the_order_is_that_of_datasets(tmp_path):
     for split, rows in known.items():
         rows = rows.cast_column("image", datasets.Image(decode=False))
         images = data._splits[split]
-        assert [images.name(i) for i in range(len(images))] == [
+        assert [images[i].name for i in range(len(images))] == [
             r["path"] for r in rows["image"]
         ]
         assert images.labels.values.tolist() == list(rows["label"])
@@ -427,7 +427,7 @@ def test_a_split_of_files_can_be_sent_to_a_process(tmp_path):
     data = everything(make(tmp_path, "cat/0.png", "dog/1.png"))
     data.setup("fit")
     images = pickle.loads(pickle.dumps(data._splits["train"]))
-    assert images.name(1) == str(tmp_path / "dog" / "1.png") and len(images) == 2
+    assert images[1].name == str(tmp_path / "dog" / "1.png") and len(images) == 2
 
 
 # metadata
@@ -469,6 +469,19 @@ METADATA = {
         "no labels; left out: category of metadata.csv (for labels, name it label)",
     ),
     "no labels": (CSV("caption", *"xyx"), ALL, [None] * 3, "no labels"),
+    "listed again": (
+        CSV("text", *"xyx") + "b.png,z\n",
+        ALL,
+        [None] * 3,
+        "left out: b.png (listed again in the metadata)",
+    ),
+    "json with a byte order mark": (
+        '\ufeff{"file_name": "a.png", "label": 3}\n',
+        [0],
+        [3],
+        "1 class: 3 (1)",
+    ),
+    "csv with a byte order mark": ("\ufeff" + CSV("label", 1, 0, 1), ALL, [1, 0, 1], "0 (1)"),
 }
 
 
@@ -476,9 +489,16 @@ METADATA = {
 def test_metadata(kind, tmp_path, capsys):
     text, greys, labels, line = METADATA[kind]
     make(tmp_path, "a.png", "b.png", "c.png")
-    (tmp_path / f"metadata.{'jsonl' if text[0] == '{' else 'csv'}").write_text(text)
+    (tmp_path / f"metadata.{'jsonl' if '{' in text[:2] else 'csv'}").write_text(text, "utf8")
     assert read(everything(tmp_path)) == (greys, labels)
     assert line in capsys.readouterr().out
+
+
+def test_names_in_metadata_may_be_composed_in_another_way(tmp_path):
+    make(tmp_path, "caf\u00e9.png", "e\u0301/1.png")
+    text = "file_name,label\ncafe\u0301.png,2\n\u00e9/1.png,5\n"
+    (tmp_path / "metadata.csv").write_text(text, "utf8")
+    assert read(everything(tmp_path)) == ([0, 1], [2, 5])
 
 
 def test_metadata_of_a_split_in_parquet_and_classes_beside_captions(tmp_path):
@@ -497,6 +517,7 @@ def test_metadata_of_a_split_in_parquet_and_classes_beside_captions(tmp_path):
         ("file_name,label\na.png,0\nd.png,1\n", r"metadata.csv lists d.png, which is no image"),
         ("file_name,label\n../x/a.png,0\n", r"lists ../x/a.png, which is no image"),
         ("name,label\na.png,0\n", "has no column file_name of its images, but name, label"),
+        ("file_name;label\na.png;0\n", "but file_name;label; name it so, separate columns by"),
         (
             "file_name,label\na.png,0\na.png,1\n",
             "a.png has two labels in the metadata, 0 and 1",
@@ -619,6 +640,93 @@ def test_splits_whose_classes_are_in_another_order(tmp_path):
         DataError, match="of the split test have names, and those of train numb"
     ):
         read(everything(tmp_path / "mixed"))
+    case = datasets.ClassLabel(names=["A", "b"])
+    splits = {"train": make_rows([0, 1], AB), "test": make_rows([0, 1], case)}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "case")
+    with pytest.raises(DataError, match="classes a of train and A of test differ by case"):
+        read(everything(tmp_path / "case"))
+
+
+def save_twice(rows, folder, split):
+    rows.save_to_disk(folder / split)
+
+
+def save_as_parquet(rows, folder, split):
+    rows.to_parquet(folder / f"{split}-0.parquet")
+
+
+@pytest.mark.parametrize("save", [save_as_parquet, save_twice])
+def test_classes_that_the_files_of_a_split_name(save, tmp_path, capsys):
+    """Each split has classes of its own, whatever those of the file that is read first."""
+    bc = datasets.ClassLabel(names=["b", "c"])
+    save(make_rows([0, 1], AB), tmp_path, "train")
+    save(make_rows([0, 1], bc, 2), tmp_path, "test")
+    data = everything(tmp_path)
+    assert read(data) == ([2, 3, 0, 1], [1, 2, 0, 1])
+    assert data.class_names == ["a", "b", "c"]
+    assert "0 a (1), 1 b (2), 2 c (1); not in train: 2 c" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "classes"),
+    [
+        (AB, datasets.ClassLabel(names=["b", "c"]), ("b, c", "a, b")),
+        (AB, None, ("without names", "a, b")),
+        (None, AB, ("a, b", "without names")),
+    ],
+)
+def test_files_of_one_split_that_name_other_classes(first, second, classes, tmp_path):
+    make_rows([0, 1], first).to_parquet(tmp_path / "a.parquet")
+    make_rows([0, 1], second).to_parquet(tmp_path / "b.parquet")
+    message = r"b\.parquet are {}, and those of .*a\.parquet {}; they must".format(*classes)
+    with pytest.raises(DataError, match=message):
+        everything(tmp_path).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "labels"),
+    [
+        ([None, None], [1, 0], [-1, -1, 1, 0]),
+        ([1, 0], [None, None], [1, 0, -1, -1]),
+        ([1, 0], [1.0, None], [1, 0, 1, -1]),
+        ([None, 1], [True, False], None),
+    ],
+)
+def test_types_of_columns_that_can_be_joined(first, second, labels, tmp_path):
+    make_rows(first).to_parquet(tmp_path / "a.parquet")
+    make_rows(second, start=2).to_parquet(tmp_path / "b.parquet")
+    if labels is not None:
+        assert read(everything(tmp_path)) == ([0, 1, 2, 3], labels)
+        return
+    with pytest.raises(DataError, match=r"is of type bool, that of .*a\.parquet int64"):
+        everything(tmp_path).setup("fit")
+
+
+@pytest.mark.parametrize("labels", [["x", "y", "x"], [3, 4, 3]])
+def test_dictionary_encoded_columns(labels, tmp_path):
+    images = make_rows(labels).data.table["image"].combine_chunks()
+    table = pa.table({"image": images, "label": pa.array(labels).dictionary_encode()})
+    pq.write_table(table, tmp_path / "a.parquet")
+    want = labels if labels[0] == 3 else [None] * 3
+    assert read(everything(tmp_path)) == ([0, 1, 2], want)
+
+
+PIXELS = [[[value] * 8] * 8 for value in range(2)]
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        pa.array(PIXELS),
+        pa.array([7, 8]),
+        pa.array([{"pixels": b""}] * 2),
+        pa.array([[{"bytes": b"", "path": ""}]] * 2),
+    ],
+)
+def test_columns_of_images_that_are_no_files(images, tmp_path):
+    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"the column image holds no image files but .*; write"):
+        everything(tmp_path).setup("fit")
 
 
 # files of tables
@@ -673,6 +781,13 @@ TABLES = {
     "another type": (
         lambda f: make_rows(["x"]).to_parquet(f / "b.parquet"),
         r"the column label of .*b\.parquet is of type string, that of .*a\.parquet int64",
+    ),
+    "a column twice": (
+        lambda f: pq.write_table(
+            pa.Table.from_arrays([pa.array([b""]), *2 * [pa.array([0])]], ["image", "x", "x"]),
+            f / "a.parquet",
+        ),
+        r"a\.parquet has two columns x; rename one",
     ),
     "images beside": (lambda f: make(f, "0.png"), r"holds images, such as 0\.png, and tables"),
     "arrow beside": (lambda f: (f / "b.arrow").write_bytes(b""), "both parquet and arrow"),

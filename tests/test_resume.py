@@ -20,7 +20,7 @@ from mixer_bijectors.train import (
     LastCheckpoint,
     load_checkpoint,
 )
-from mixer_bijectors.train.data.image_data_module import TensorSource
+from mixer_bijectors.train.data.batches import TensorSource
 from mixer_bijectors.train.io.csv_log import ResumableCSVLogger
 
 STEPS = 12

@@ -26,7 +26,7 @@ from mixer_bijectors.train import (
     load,
     load_checkpoint,
 )
-from mixer_bijectors.train.data.image_data_module import TensorSource
+from mixer_bijectors.train.data.batches import TensorSource
 from mixer_bijectors.train.tasks.fingerprint import digest_of_model
 from mixer_bijectors.train.tasks.output import Output
 from mixer_bijectors.train.tasks.prediction import BatchWriter, predict_images

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import mixer_bijectors as mb
 from mixer_bijectors.train import DensityEstimation, Digits, MNIST5k, Pictures
-from mixer_bijectors.train.data import photos as photographs
+from mixer_bijectors.train.data import bundled as photographs
 
 CONFIG = files("mixer_bijectors.train") / "configs" / "photos.yaml"
 

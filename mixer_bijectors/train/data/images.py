@@ -1,6 +1,7 @@
 """Images from the Hugging Face hub, from folders, and from files of datasets' authors."""
 
 import os
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from random import Random
@@ -8,18 +9,23 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
 
 from ..io.errors import DataError, ImageError
 from ..io.names import printable
-from .batches import Source
-from .decode import resize
+from .decode import open_image, resize
 from .findings import describe
 from .image_data_module import ImageDataModule
-from .loading import ArraySplit, Found, Split, load_splits
+from .loading import Found, load_splits
+from .split import Item, Split
 
 __all__ = ["Images"]
+
+# The share of training images that is held out for testing where there is no split for it.
+_TEST_SHARE = 0.1
 
 
 class Images(ImageDataModule):
@@ -48,8 +54,9 @@ class Images(ImageDataModule):
         train_split: name of the split for training.
         val_split: name of the one for validation, or the share of training images that is held
             out for it, drawn with a seed that is always the same.
-        test_split: name of the one for testing, or a share in the same way; `all` for all
-            images there are, with nothing left to train on.
+        test_split: name of the one for testing, or a share in the same way; by default the
+            split `test` or, without one, a tenth. `all` is for all images there are, with
+            nothing left to train on.
         resize: `crop` keeps the aspect ratio and cuts off what is too long, `squash` scales
             both sides as the downsampled ImageNet does, see `decode.resize`.
         random_crop: in training, cut at a random place in place of the middle.
@@ -73,7 +80,7 @@ class Images(ImageDataModule):
         name: str | None = None,
         train_split: str = "train",
         val_split: str | float = 0.05,
-        test_split: str | float = "test",
+        test_split: str | float | None = None,
         resize: Literal["crop", "squash"] = "crop",
         random_crop: bool = False,
         flip: bool = False,
@@ -94,14 +101,19 @@ class Images(ImageDataModule):
             raise ValueError(
                 f"Images: image_shape must be (1 or 3, height, width), got {tuple(image_shape)}"
             )
-        val_split, test_split = _share(val_split), _share(test_split)
-        for key, share in (("val_split", val_split), ("test_split", test_split)):
-            if not isinstance(share, str) and not 0 < share < 1:
-                raise ValueError(f"Images: {key} must be a name or from 0 to 1, got {share}")
+        self.splits: dict[str, str | float | None]
+        self.splits = {"train": train_split, "val": _share(val_split)}
+        self.splits["test"] = None if test_split is None else _share(test_split)
+        for split in ("val", "test"):
+            share = self.splits[split]
+            if isinstance(share, float) and not 0 < share < 1:
+                raise ValueError(
+                    f"Images: {split}_split must be a name or from 0 to 1, got {share}"
+                )
             if share == train_split != "all":
                 raise ValueError(
-                    f"Images: {key} must not be {share!r}, the images that are trained on "
-                    "(train_split); give another split, or a share from 0 to 1"
+                    f"Images: {split}_split must not be {share!r}, the images that are trained "
+                    "on (train_split); give another split, or a share from 0 to 1"
                 )
         if resize not in ("crop", "squash"):
             raise ValueError(f"Images: resize must be 'crop' or 'squash', got {resize!r}")
@@ -109,7 +121,6 @@ class Images(ImageDataModule):
         self._is_path = not isinstance(path, str)
         self.image_shape = (channels, height, width)
         self.name = name
-        self.splits = {"train": train_split, "val": val_split, "test": test_split}
         self.resize = resize
         self.random_crop = random_crop
 
@@ -119,51 +130,53 @@ class Images(ImageDataModule):
     def setup(self, stage: str) -> None:
         if hasattr(self, "sources"):
             return
-        self.sources = self._find()
+        parts = self._parts()
+        if not all(len(images) for images in parts.values()):
+            raise DataError(f"{printable(self.path)} holds no images")
+        self.sources = {
+            split: _DecodedImages(images, self.image_shape, self.resize, self.random_crop)
+            for split, images in parts.items()
+        }
         if self.trainer is None or self.trainer.is_global_zero:
-            counts = {split: len(source) for split, source in self.sources.items()}
-            used = [
-                split for split in self._splits if self._used is None or split in self._used
-            ]
+            counts = {split: len(images) for split, images in parts.items()}
+            used = [s for s in self._splits if self._used is None or s in self._used]
             print(describe(self.path, counts, self._splits, used, self._found.left_out))
 
-    def _find(self) -> dict[str, Source]:
-        """What is read for each split."""
+    def _parts(self) -> dict[str, Split | Subset[Item] | ConcatDataset[Item]]:
+        """The images to train, validate and test with."""
         named = self._splits
         if self.splits["test"] == "all":
-            everything = [_Part(images, None) for images in named.values()]
-            return {"test": self._source(_Joined(everything))}
-        for split in self.splits.values():
+            return {"test": ConcatDataset(named.values())}
+        is_there = "test" in named and self.splits["train"] != "test"
+        default = "test" if is_there else _TEST_SHARE
+        given = {s: default if part is None else part for s, part in self.splits.items()}
+        for split in given.values():
             if isinstance(split, str) and split not in named:
                 raise DataError(
                     f"{printable(self.path)} has no split {split!r}, but "
                     f"{', '.join(map(repr, named))}; set train_split, val_split or test_split, "
                     "the last two to a share if need be"
                 )
-        train = named[str(self.splits["train"])]
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
-        sources = {}
+        train = named[str(given["train"])]
+        generator = torch.Generator().manual_seed(0)
+        # Not as a list of objects, whose counts of references each worker would copy.
+        order = array("q", torch.randperm(len(train), generator=generator).tolist())
+        parts: dict[str, Split | Subset[Item] | ConcatDataset[Item]] = {}
         for split in ("test", "val"):
-            given = self.splits[split]
-            if isinstance(given, str):
-                sources[split] = self._source(_Part(named[given], None))
-            else:
-                count = max(1, round(given * len(train)))
-                if count >= len(order):
-                    raise DataError(
-                        f"{printable(self.path)}: val_split={self.splits['val']!r} and "
-                        f"test_split={self.splits['test']!r} leave nothing to train on of the "
-                        f"{len(train)} images of {self.splits['train']!r}; give smaller "
-                        "shares, or names of splits"
-                    )
-                held_out, order = order[:count], order[count:]
-                sources[split] = self._source(_Part(train, held_out))
-        return sources | {"train": self._source(_Part(train, order))}
-
-    def _source(self, rows: "_Part | _Joined") -> Source:
-        if not len(rows):
-            raise DataError(f"{printable(self.path)} holds no images")
-        return _Resized(rows, self.image_shape, self.resize, self.random_crop)
+            part = given[split]
+            if isinstance(part, str):
+                parts[split] = named[part]
+                continue
+            count = max(1, round(part * len(train)))
+            if count >= len(order):
+                raise DataError(
+                    f"{printable(self.path)}: val_split={given['val']!r} and "
+                    f"test_split={given['test']!r} leave nothing to train on of the "
+                    f"{len(train)} images of {given['train']!r}; give smaller shares, or "
+                    "names of splits"
+                )
+            parts[split], order = Subset(train, order[:count]), order[count:]
+        return parts | {"train": Subset(train, order)}
 
     @property
     def class_names(self) -> Sequence[str] | None:
@@ -185,7 +198,7 @@ class Images(ImageDataModule):
         """The splits that images are taken from, None for all."""
         if self.splits["test"] == "all":
             return None
-        return [split for split in self.splits.values() if isinstance(split, str)]
+        return [s or "test" for s in self.splits.values() if not isinstance(s, float)]
 
 
 def _share(split: str | float) -> str | float:
@@ -196,77 +209,49 @@ def _share(split: str | float) -> str | float:
         return split
 
 
-class _Part:
-    """Some images of a split, or all of them."""
-
-    def __init__(self, images: Split, order: Sequence[int] | None) -> None:
-        self.images = images
-        self.order = range(len(images)) if order is None else np.asarray(order)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def locate(self, index: int) -> tuple[Split, int]:
-        return self.images, int(self.order[index])
-
-
-class _Joined:
-    """All images of several splits."""
-
-    def __init__(self, parts: Sequence[_Part]) -> None:
-        self.parts = parts
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
-    def locate(self, index: int) -> tuple[Split, int]:
-        for part in self.parts:
-            if index < len(part):
-                return part.locate(index)
-            index -= len(part)
-        raise IndexError(index)
-
-
-class _Resized:
+class _DecodedImages:
     """Images that are decoded and brought to one shape when they are read."""
 
     def __init__(
         self,
-        rows: _Part | _Joined,
+        images: Split | Subset[Item] | ConcatDataset[Item],
         image_shape: tuple[int, int, int],
         how: Literal["crop", "squash"],
         random_crop: bool,
     ) -> None:
-        self.rows = rows
+        self.images = images
         self.image_shape = image_shape
         self.how = how
         self.random_crop = random_crop
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.images)
 
     def read(self, index: int, rng: Random | None) -> tuple[Tensor, int | None]:
-        images, row = self.rows.locate(index)
-        channels, *size = self.image_shape
-        label = None if images.labels is None else int(images.labels.values[row])
+        item = self.images[index]
         try:
-            if isinstance(images, ArraySplit):
-                pixels, _ = images.arrays[row]
-                if pixels.shape == self.image_shape:
-                    return torch.from_numpy(pixels), label
-                image = Image.fromarray(pixels.transpose(1, 2, 0))
-                image = image.convert("L" if channels == 1 else "RGB")
-            else:
-                image = images.read(row, channels)
-            position = (0.5, 0.5)
-            if self.random_crop and rng:
-                position = (rng.random(), rng.random())
-            pixels = resize(image, (size[0], size[1]), self.how, position)
+            return torch.from_numpy(self._pixels(item.image, rng)), item.label
         except ImageError as error:
-            raise ImageError(f"image {index} ({self.name(index)}): {error}") from error
-        return torch.from_numpy(pixels), label
+            raise ImageError(f"image {index} ({item.name}): {error}") from error
+
+    def _pixels(
+        self, image: bytes | str | NDArray[np.uint8] | None, rng: Random | None
+    ) -> NDArray[np.uint8]:
+        channels, height, width = self.image_shape
+        if image is None:
+            raise ImageError("there is nothing in its row")
+        if not isinstance(image, np.ndarray):
+            decoded = open_image(image, channels)
+        elif image.shape == self.image_shape:
+            return image
+        else:
+            decoded = Image.fromarray(image.transpose(1, 2, 0))
+            decoded = decoded.convert("L" if channels == 1 else "RGB")
+        position = (0.5, 0.5)
+        if self.random_crop and rng is not None:
+            position = (rng.random(), rng.random())
+        return resize(decoded, (height, width), self.how, position)
 
     def name(self, index: int) -> str:
         """The file of an image, or its number where it has none."""
-        images, row = self.rows.locate(index)
-        return images.name(row)
+        return self.images[index].name

@@ -1,7 +1,7 @@
 """Labels as whole numbers from 0, with the names of their classes where these are known."""
 
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,18 +157,8 @@ def labels_of_folders(folders: Mapping[str, Sequence[str | None]]) -> dict[str, 
         split: {spelled[name] for name in set(given) if name is not None}
         for split, given in folders.items()
     }
+    _refuse_case_alone(classes)
     names = sorted(set(spelled.values()))
-    folded: dict[str, str] = {}
-    for name in names:
-        other = folded.setdefault(name.casefold(), name)
-        # Both in one split are two classes, as a and A of handwritten letters are.
-        if other != name and not any({name, other} <= here for here in classes.values()):
-            found = [(n, s) for n in (other, name) for s, here in classes.items() if n in here]
-            (one, first), *_, (two, last) = found
-            raise DataError(
-                f"the classes {one} of {first} and {two} of {last} differ by case alone; "
-                "rename one of them"
-            )
     places = {name: place for place, name in enumerate(names)}
     numbers = {None: -1} | {name: places[normal] for name, normal in spelled.items()}
     return {
@@ -185,7 +175,8 @@ def join_labels(labels: Mapping[str, Labels | None]) -> dict[str, Labels | None]
     A split in which no image has a label has none.
 
     Raises:
-        DataError: the classes of some have names, those of others numbers alone.
+        DataError: the classes of some have names, those of others numbers alone; or splits
+            spell the name of a class differently.
 
     Example:
         >>> ab, ba = (Labels(np.array([0, 1]), names) for names in ("ab", "ba"))
@@ -201,6 +192,7 @@ def join_labels(labels: Mapping[str, Labels | None]) -> dict[str, Labels | None]
     joined: dict[str, Labels | None] = dict.fromkeys(labels) | given
     if not named:
         return joined
+    _refuse_case_alone(named)
     if unnamed := sorted(given.keys() - named.keys()):
         raise DataError(
             f"the classes of the split {next(iter(named))} have names, and those of "
@@ -213,3 +205,19 @@ def join_labels(labels: Mapping[str, Labels | None]) -> dict[str, Labels | None]
         numbers = np.array([*(places[name] for name in named[split]), -1])
         joined[split] = Labels(numbers[found.values], names)
     return joined
+
+
+def _refuse_case_alone(classes: Mapping[str, Collection[str]]) -> None:
+    """Raise a DataError if splits spell the name of a class differently.
+
+    Both in one split are two classes, as a and A of handwritten letters are.
+    """
+    spelled: dict[str, tuple[str, str]] = {}
+    for split, names in classes.items():
+        for name in sorted(names):
+            other, where = spelled.setdefault(name.casefold(), (name, split))
+            if other != name and not any({name, other} <= set(n) for n in classes.values()):
+                raise DataError(
+                    f"the classes {printable(other)} of {where} and {printable(name)} of "
+                    f"{split} differ by case alone; rename one of them"
+                )

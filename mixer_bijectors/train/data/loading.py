@@ -9,34 +9,18 @@ from typing import Any, NamedTuple
 
 from ..io.errors import DataError
 from ..io.names import printable
-from .cifar_imagenet import Arrays, find_format, read_arrays
-from .folders import Files, read_folder
-from .labels import Labels, join_labels
-from .tables import Rows, first_line, load_tables, split_tables, unambiguous
+from .cifar_imagenet import find_format, read_arrays
+from .folders import read_folder
+from .labels import join_labels
+from .split import Split
+from .table_files import first_line, load_tables, split_tables, unambiguous
+from .tables import Rows
 from .tree import TABLES, list_files
 
-__all__ = ["ArraySplit", "Found", "Split", "load_splits"]
+__all__ = ["Found", "load_splits"]
 
 # What the hub takes for the name of a dataset.
 _HUB = re.compile(r"\w[\w.-]*(/[\w.-]+)?", re.ASCII)
-
-
-class ArraySplit:
-    """A split of images in arrays."""
-
-    def __init__(self, arrays: Arrays) -> None:
-        self.arrays = arrays
-        self.labels: Labels | None = Labels(arrays.labels, arrays.class_names)
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-    def name(self, index: int) -> str:
-        """The number of an image."""
-        return str(index)
-
-
-Split = Files | Rows | ArraySplit
 
 
 class Found(NamedTuple):
@@ -110,7 +94,7 @@ def _load(
             "would mean a configuration; leave name out, or give another path"
         )
     if find_format(place) is not None:
-        arrays = {split: ArraySplit(read_arrays(place, split)) for split in ("train", "test")}
+        arrays = {split: read_arrays(place, split) for split in ("train", "test")}
         return Found(arrays, {})
     if any((place / file).exists() for file in ("dataset_dict.json", "state.json")):
         import datasets

@@ -1,6 +1,7 @@
 """Files of metadata beside images, as Hugging Face's `imagefolder` knows them."""
 
 import os
+import unicodedata
 from typing import Any
 
 from ..io.errors import DataError
@@ -20,9 +21,14 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
 
     readers: dict[str, Any] = {
         ".csv": lambda path: pd.read_csv(path, dtype={"file_name": str}),
-        ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False),
+        ".jsonl": lambda path: pd.read_json(
+            path, lines=True, dtype=False, encoding="utf-8-sig"
+        ),
         ".parquet": pd.read_parquet,
     }
+    # Systems and programs differ in how they compose letters with accents.
+    known = {unicodedata.normalize("NFC", path): path for path in tree.images}
+    known |= {path: path for path in tree.images}
     tables = []
     for name in tree.metadata:
         path = os.path.join(tree.root, name)
@@ -40,13 +46,15 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
         if not files:
             raise DataError(
                 f"{printable(path)} has no column file_name of its images, but "
-                f"{some([str(c) for c in table])}; name it so, or move the file away"
+                f"{some([str(c) for c in table])}; name it so, separate columns by commas, or "
+                "move the file away"
             )
         folder = os.path.dirname(name)
+        given = [os.path.normpath(os.path.join(folder, str(file))) for file in table[files[0]]]
         table["path"] = [
-            os.path.normpath(os.path.join(folder, str(file))) for file in table[files[0]]
+            known.get(path) or known.get(unicodedata.normalize("NFC", path), path)
+            for path in given
         ]
-        known = set(tree.images)
         missing = [path for path in table["path"] if path not in known]
         if missing:
             raise DataError(
@@ -68,6 +76,8 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
     )
     listed: dict[str, int] = {}
     for row, path in enumerate(table["path"]):
+        if path in listed:
+            tree.left_out["listed again in the metadata"].append(path)
         first = listed.setdefault(path, row)
         if labels is not None and labels.values[first] != labels.values[row]:
             raise DataError(

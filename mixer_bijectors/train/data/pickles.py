@@ -1,44 +1,64 @@
 """Plain data and arrays of numbers out of pickles that may mean harm, as CIFAR's may.
 
-A pickle is a program. Python's unpickler runs it, but looks up what the program names in
-`find_class`, which gives it nothing but the stand-ins below. They hold what an array consists
-of and call nothing. Two things are left that an unpickler by itself does not bound, memory and
-the hashing of nested tuples, so the instructions are looked through before they are run.
+A pickle is a program. Python's unpickler runs it, but looks up the functions that the program
+names in `find_class`, which gives it `_Call` for them. That keeps the arguments and calls
+nothing; arrays are made of them afterwards. Text alone is encoded at once, for keys. An
+unpickler by itself bounds neither memory nor the hashing of nested tuples, so the instructions
+are looked through before they are run.
 """
 
 import io
 import pickle
 import pickletools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..io.errors import DataError
 
 __all__ = ["read_pickle"]
+
+# The functions and classes that pickles of arrays name.
+_NAMED = {
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.numeric._frombuffer",
+    "numpy.ndarray",
+    "numpy.dtype",
+}
+
+
+_NO_ARRAY = "makes something else than an array of numbers"
 
 
 class _Refused(Exception):  # noqa: N818
     """Says what a pickle asks for that plain data and arrays do not need."""
 
 
-def read_pickle(path: Path) -> Any:
-    """Plain data of a pickle, or a dict of such and of arrays; Python 2's strings are bytes.
+def read_pickle(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Entries of a dict in a pickle: plain data or arrays, and bytes for Python 2's strings.
+
+    Args:
+        path: of the pickle.
+        keys: of the entries; those that are missing are left out.
 
     Raises:
-        DataError: the file asks for anything else, or is damaged.
+        DataError: the file asks for anything else, is damaged, or holds no dict.
     """
     try:
         content = path.read_bytes()
         _check(content)
-        result = _Unpickler(content).load()
+        entries = _Unpickler(content).load()
+        if isinstance(entries, dict):
+            # Python 2 wrote the keys as bytes; whoever saved the files anew has them as text.
+            given = [(key, form) for key in keys for form in (key, key.encode())]
+            return {key: _plain(entries[form]) for key, form in given if form in entries}
     except _Refused as refused:
         raise DataError(
-            f"{path}: not read and nothing of it run, since the pickle {refused}, and a data "
-            "set needs plain data and arrays of numbers alone"
+            f"{path}: not read and nothing of it run, since the pickle {refused}, and a "
+            "dataset needs plain data and arrays of numbers alone"
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
@@ -47,9 +67,7 @@ def read_pickle(path: Path) -> Any:
         raise DataError(
             f"{path}: the pickle is cut short or damaged; download it again"
         ) from error
-    if not isinstance(result, dict):
-        return result
-    return {k: v.values if isinstance(v, _Array) else v for k, v in result.items()}
+    raise DataError(f"{path}: the pickle must be a dict, got {type(entries).__name__}")
 
 
 # Instructions that are allowed, each as a letter: i for whole numbers, ( for the mark, digits
@@ -80,127 +98,82 @@ def _check(content: bytes) -> None:
             raise _Refused("stores more values than it has")
         letters.append(_LETTERS[opcode.name])
     # The hash of nested tuples takes exponential time, or all of the C stack. So a tuple holds
-    # whole numbers, as shapes do, or is at once the argument of a stand-in, which looks at it.
+    # whole numbers, as shapes do, or is at once the argument of a call, which is not hashed.
     if re.search("[123t]", re.sub(r"i1|ii2|iii3|\(i*t|[123t]c", "", "".join(letters))):
         raise _Refused("has a tuple that is neither a shape nor an argument")
 
 
+class _Call:
+    """A call that a pickle asks for, and the state that it sets of the result."""
+
+    name = ""
+    state: Any = None
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
 class _Unpickler(pickle.Unpickler):
-    """Python's unpickler, for which the stand-ins are all that can be named."""
+    """Python's unpickler, for which `_Call` and `encode` are all that can be named."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content), encoding="bytes")
-        self.encode = _Encode(len(content))
-
-    def find_class(self, module: str, name: str) -> Any:
-        match module, name:
-            case "numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct":
-                return _Array
-            case "numpy.core.numeric" | "numpy._core.numeric", "_frombuffer":
-                return _ArrayOfBuffer
-            case "numpy", "ndarray":
-                return None
-            case "numpy", "dtype":
-                return _DType
-            case "_codecs", "encode":
-                return self.encode
-        raise _Refused(f"asks for {f'{module}.{name}'[:80]!r}")
-
-
-class _Encode:
-    """Stands for `_codecs.encode`, by which protocols before 3 write bytes."""
-
-    def __init__(self, budget: int) -> None:
         # Text encodes to no more than it takes in the file, unless the same is encoded again
         # and again to fill the memory.
-        self.budget = budget
+        self.budget = len(content)
 
-    def __call__(self, *arguments: Any) -> bytes:
+    def find_class(self, module: str, name: str) -> Any:
+        name = f"{module}.{name}"
+        if name == "_codecs.encode":
+            return self.encode
+        if name.replace("numpy._core.", "numpy.core.") not in _NAMED:
+            raise _Refused(f"asks for {name[:80]!r}")
+        return type("_Call", (_Call,), {"name": name.rpartition(".")[2]})
+
+    def encode(self, *arguments: Any) -> bytes:
+        """Bytes as protocols before 3 write them, by `_codecs.encode`."""
         match arguments:
             case (str() as text, "latin1" | b"latin1"):
                 self.budget -= len(text)
                 if self.budget < 0:
                     raise _Refused("holds less than it unpacks to")
                 return text.encode("latin-1")
-        raise _Refused("makes something else than an array")
-
-    def __setstate__(self, state: Any) -> None:
-        raise _Refused("sets the state of something else than an array of numbers")
+        raise _Refused(_NO_ARRAY)
 
 
-class _DType:
-    """Stands for `numpy.dtype`: the dtype of numbers."""
-
-    def __init__(self, *arguments: Any) -> None:
-        match arguments:
-            case (str() | bytes() as code, *flags) if all(
-                type(f) in (int, bool) for f in flags
-            ):
-                self.code = _text(code)
-            case _:
-                raise _Refused("makes something else than an array")
-        if not re.fullmatch("b1|[iu][1248]|f[248]", self.code):
-            raise _Refused(f"holds an array of dtype {self.code[:20]!r}")
-        self.order = "|"
-
-    def __setstate__(self, state: Any) -> None:
-        match state:
-            case (int(), str() | bytes() as order, None, None, None, int(), int(), int()):
-                self.order = _text(order)
-            case _:
-                raise _Refused("sets the state of something else than an array of numbers")
-        if self.order not in ("<", ">", "|", "="):
-            raise _Refused("holds an array of unknown byte order")
+def _plain(value: Any) -> Any:
+    """The array that a call of numpy would make, a view of bytes of the file; or the value."""
+    if not isinstance(value, _Call):
+        return value
+    match value.name, value.arguments, value.state:
+        case "_reconstruct", _, (int(), tuple() as shape, dtype, is_fortran, buffer):
+            order: Any = "F" if is_fortran else "C"
+        case "_frombuffer", (buffer, dtype, tuple() as shape, "C" | "F" as order), None:
+            pass
+        case _:
+            raise _Refused(_NO_ARRAY)
+    if not isinstance(buffer, bytes | bytearray):
+        raise _Refused(_NO_ARRAY)
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise _Refused("holds an array of a shape that makes no sense")
+    flat = np.frombuffer(buffer, _dtype(dtype))
+    flat.flags.writeable = False
+    return flat.reshape(shape, order=order)
 
 
-class _Array:
-    """Stands for numpy's `_reconstruct`: an array whose values are set afterwards."""
-
-    values: NDArray[Any] | None = None
-
-    def __init__(self, *arguments: Any) -> None:
-        match arguments:
-            case (None, (0,), str() | bytes()):
-                return
-        raise _Refused("makes something else than an array")
-
-    def __setstate__(self, state: Any) -> None:
-        match state:
-            case (
-                int(),
-                tuple() as shape,
-                _DType() as dtype,
-                int() as fortran,
-                bytes() as buffer,
-            ):
-                self.fill(buffer, dtype, shape, "F" if fortran else "C")
-            case _:
-                raise _Refused("sets the state of something else than an array of numbers")
-
-    def fill(self, buffer: bytes | bytearray, dtype: _DType, shape: Any, order: Any) -> None:
-        """Set the values to a view of bytes of the file, so that repeats cost no memory."""
-        flat = np.frombuffer(buffer, np.dtype(dtype.order + dtype.code))
-        flat.flags.writeable = False
-        if not all(type(size) is int and size >= 0 for size in shape):
-            raise _Refused("holds an array of a shape that makes no sense")
-        self.values = flat.reshape(shape, order=order)
-
-
-class _ArrayOfBuffer(_Array):
-    """Stands for numpy's `_frombuffer`, by which protocol 5 writes arrays."""
-
-    def __init__(self, *arguments: Any) -> None:
-        match arguments:
-            case (
-                bytes() | bytearray() as buffer,
-                _DType() as dtype,
-                tuple() as shape,
-                "C" | "F",
-            ):
-                self.fill(buffer, dtype, shape, arguments[3])
-            case _:
-                raise _Refused("makes something else than an array")
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else value
+def _dtype(call: Any) -> np.dtype[Any]:
+    """The dtype of numbers that a call of numpy would make."""
+    match call:
+        case _Call(
+            name="dtype",
+            arguments=(str() | bytes() as code, *_),
+            state=(_, str() | bytes() as order, None, None, None, *_),
+        ):
+            code, order = (t.decode() if isinstance(t, bytes) else t for t in (code, order))
+            if re.fullmatch("[<>|=]([iu][1248]|b1|f[248])", order + code):
+                return np.dtype(order + code)
+            raise _Refused(f"holds an array of dtype {code[:20]!r}")
+    raise _Refused(_NO_ARRAY)

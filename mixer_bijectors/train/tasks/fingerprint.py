@@ -17,7 +17,7 @@ __all__ = ["as_text", "digest_of_images", "digest_of_model", "settings"]
 
 def settings(thing: Any) -> dict[str, str]:
     """Attributes of a data module or of a layer that change its results, as text."""
-    other = ("drawn", "num_workers", "sources", "trainer", "training")
+    other = ("datasets", "num_workers", "sources", "trainer", "training")
     return {
         key: as_text(value)
         for key, value in vars(thing).items()

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..checks import Batches, as_batch
-from ..data.batches import Batch, run_seed, seed_generators
+from ..data.batches import Batch
 from ..data.image_data_module import ImageDataModule
+from ..data.sampling import run_seed, seed_generators
 from ..density_estimation import DensityEstimation
 from ..io.errors import RunError
 from ..io.files import make_folder, replacing

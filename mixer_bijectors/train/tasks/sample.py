@@ -11,8 +11,8 @@ from torch import Tensor
 from ...images import quantize
 from ...models import ImageFlow
 from ...models.denoising import denoise
-from ..data.batches import Batch
-from ..data.image_data_module import ImageDataModule, TensorSource
+from ..data.batches import Batch, TensorSource
+from ..data.image_data_module import ImageDataModule
 from ..density_estimation import DensityEstimation
 from ..io.errors import RunError
 from ..io.names import some
