@@ -122,7 +122,7 @@ def test_orders_alternate_from_first_to_last():
     assert [flow.reverse for flow in model.flows[:-1]] == [True, False, True, False]
 
 
-@pytest.mark.parametrize("options", [{}, {"guidance": 1.0, "annealed": True}])
+@pytest.mark.parametrize("options", [{}, {"guidance": mb.Guidance(1.0, annealed=True)}])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_sample_returns_the_log_densities_of_its_samples(options, temperature):
     model = small(num_classes=3).double()

@@ -1,4 +1,4 @@
-"""How the base of a model is evaluated and sampled, whatever classes and temperature it has."""
+"""The base of a model: its log-densities and samples, with classes and a temperature."""
 
 import functools
 import inspect
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from .._checks import is_readable
 from .._graphs import constant_in_graphs
+from .labels import class_weights
 
-__all__ = ["Base", "class_weights", "reads_classes"]
+__all__ = ["Base", "reads_classes"]
 
 # These give samples or densities of something else than one event.
 _NO_BASES = (
@@ -42,13 +43,6 @@ _READ_WEIGHTS = (
     nf.distributions.GlowBase,
     nf.distributions.AffineGaussian,
 )
-
-
-def class_weights(labels: Tensor, num_classes: int, like: Tensor) -> Tensor:
-    """Labels (batch,) as weights (batch, num_classes): one-hot, uniform for the null class."""
-    labels = labels.unsqueeze(1)
-    classes = torch.arange(num_classes, device=labels.device)
-    return torch.where(labels < 0, 1 / num_classes, labels == classes).to(like)
 
 
 def reads_classes(base: Any) -> bool:

@@ -28,6 +28,8 @@ class _Parallel(nn.Module):
     """What `ParallelInverse` is, for layers of normflows and of nflows alike."""
 
     flow: Any
+    # The solver takes the place of what the options of the layer are for.
+    sampling_options: tuple[str, ...] = ()
 
     def __init__(self, flow: nn.Module, *, tol: float = 1e-6, max_iter: int | None = None):
         super().__init__()
