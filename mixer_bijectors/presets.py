@@ -4,7 +4,8 @@ Each takes the arguments of `MixerFlow` that it does not set itself.
 """
 
 import inspect
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -181,13 +182,26 @@ def attention_hybrid(
     layers_per_block: int = 1,
     head_dim: int = 64,
     num_classes: int = 0,
-    **options: Any,
+    mixer: Mapping[str, Any] | None = None,
+    **former: Any,
 ) -> TarFlow:
     """A MixerFlow, and on its latents the Transformers of a TarFlow.
 
     The mixing layers come next to the data: they are cheap and see the whole image, and leave
     the attention what they cannot model. Densities take one pass, samples are those of TarFlow.
-    Other options are those of `MixerFlow`.
+
+    Args:
+        image_shape: (channels, height, width).
+        patch_size: side of the square patches in pixels, or (height, width).
+        num_layers: mixing layers.
+        channels: width of the Transformers.
+        num_blocks: number of Transformers, as in `TarFlow`.
+        layers_per_block: layers of each.
+        head_dim: width of an attention head.
+        num_classes: number of classes; 0 makes an unconditional model.
+        mixer: other options of `MixerFlow`, all but `base`; its `num_blocks` is that of the
+            couplings' nets.
+        former: the options of `mixer` by themselves, until 0.3.
 
     References:
         English et al., MixerFlow, 2023 (https://arxiv.org/abs/2310.16777), and
@@ -195,20 +209,28 @@ def attention_hybrid(
         (https://arxiv.org/abs/2412.06329)
 
     Example:
-        >>> model = mb.presets.attention_hybrid((3, 16, 16), num_layers=2, hidden_features=16)
+        >>> options = {"hidden_features": 16, "num_blocks": 1}
+        >>> model = mb.presets.attention_hybrid((3, 16, 16), num_layers=2, mixer=options)
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
-    options = _without("attention_hybrid", options, "base")
-    sizes = (image_shape, patch_size)
+    if former:
+        warnings.warn(
+            f"presets.attention_hybrid: {next(iter(former))} is an option of MixerFlow; pass "
+            "those as mixer={...}",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+    options = _without("attention_hybrid", {**former, **(mixer or {})}, "base")
+    shape = (image_shape, patch_size)
     return TarFlow(
-        *sizes,
+        *shape,
         channels=channels,
         num_blocks=num_blocks,
         layers_per_block=layers_per_block,
         head_dim=head_dim,
         num_classes=num_classes,
-        mixer=MixerFlow(*sizes, num_layers, num_classes=num_classes, **options),
+        mixer=MixerFlow(*shape, num_layers, num_classes=num_classes, **options),
     )
 
 

@@ -215,7 +215,11 @@ def test_gives_what_the_same_flows_give_in_normflows():
 
 def test_a_hybrid_is_conditioned_as_a_whole():
     model = mb.presets.attention_hybrid(
-        (1, 8, 8), 2, 2, channels=16, head_dim=8, hidden_features=8, num_classes=3
+        *((1, 8, 8), 2, 2),
+        channels=16,
+        head_dim=8,
+        num_classes=3,
+        mixer={"hidden_features": 8},
     ).double()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -761,9 +761,12 @@ def test_columns_of_a_grid_are_classes(named, tmp_path):
     {
         ("--classes", "cat"): "has no class cat, but 10 from 0, named zero, one, two and 7 oth",
         ("--classes", "10"): "has no class 10, but 10 from 0",
-        ("--options", '{"nope": 1}'): "TarFlow has no nope; leave it out, its options are guid",
+        (
+            "--options",
+            '{"nope": 1}',
+        ): "has no nope; leave it out, its options of sampling are temp",
         ("--seed", "-1"): "sample: seed must not be negative, got -1",
-        ("--options", '{"trace": true}'): "TarFlow has no trace",
+        ("--options", '{"trace": true}'): "the model has no trace",
     }.items(),
 )
 def test_what_a_model_has_not_is_told(options, told, named, tmp_path):

@@ -16,7 +16,7 @@ from .._checks import is_readable
 from .._graphs import constant_in_graphs
 from .labels import class_weights
 
-__all__ = ["Base", "reads_classes"]
+__all__ = ["Base", "reads_class_weights", "reads_classes"]
 
 # These give samples or densities of something else than one event.
 _NO_BASES = (
@@ -58,6 +58,11 @@ def reads_classes(base: Any) -> bool:
     if any(hasattr(base, name) for name in names):
         return any(getattr(base, name, None) for name in names)
     return "y" in _arguments(type(base), "log_prob")
+
+
+def reads_class_weights(base: Any) -> bool:
+    """Whether a distribution of normflows takes weights of the classes in place of labels."""
+    return isinstance(base, _READ_WEIGHTS)
 
 
 @dataclass
@@ -102,6 +107,14 @@ class Base:
                 "the same number"
             )
 
+    def check_temperature(self, temperature: float) -> None:
+        """Refuse a temperature that is not positive, or that the base cannot be set to."""
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"{self.model}: temperature must be positive, got {temperature}")
+        if temperature != 1.0 and not hasattr(self.distribution, "temperature"):
+            kind = type(self.distribution).__name__
+            raise ValueError(f"{self.model}: {kind} has no temperature; use temperature=1.0")
+
     def log_prob(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Log-densities (batch,) of events."""
         self.check()
@@ -119,8 +132,6 @@ class Base:
     ) -> tuple[Tensor, Tensor]:
         """Events (num_samples, *event) at a temperature, and their log-densities."""
         self.check()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"{self.model}: temperature must be positive, got {temperature}")
         # A target of normflows is a module that inherits the forward which raises.
         forward = getattr(type(self.distribution), "forward", None)
         if not callable(self.distribution) or forward is nn.Module.forward:
@@ -131,7 +142,7 @@ class Base:
             )
         like = self._like(torch.empty(0))
         given = self._given("forward", labels, like)
-        with self._tempered(temperature), self._drawing_from(generator, like.device):
+        with self.tempered(temperature), self._drawing_from(generator, like.device):
             z, log_prob = self.distribution(num_samples, **given)
         self._check_shape("latents", z, (num_samples, *(self.event or z.shape[1:])))
         self._check_shape("log-densities", log_prob, (num_samples,))
@@ -146,7 +157,7 @@ class Base:
         name = next((name for name in ("y", "context") if name in names), None)
         if name is None:
             return {}
-        if name == "context" or isinstance(base, _READ_WEIGHTS):
+        if name == "context" or reads_class_weights(base):
             return {name: class_weights(labels, self.num_classes, self._like(like))}
         if is_readable(labels) and bool((labels < 0).any()):
             raise ValueError(
@@ -172,16 +183,13 @@ class Base:
         )
 
     @contextmanager
-    def _tempered(self, temperature: float) -> Iterator[None]:
+    def tempered(self, temperature: float) -> Iterator[None]:
         """Multiply the temperature that it has of its own."""
         base = self.distribution
         if temperature == 1.0:
             yield
             return
-        if not hasattr(base, "temperature"):
-            raise ValueError(
-                f"{self.model}: {type(base).__name__} has no temperature; use temperature=1.0"
-            )
+        self.check_temperature(temperature)
         before = base.temperature
         base.temperature = temperature if before is None else temperature * before
         try:

@@ -199,6 +199,10 @@ class ImageFlow(DensityModel, TargetDivergences):
         images = [state if state.dim() == 4 else patchify(state)[0] for state in states]
         return x, log_prob - log_det, images
 
+    def check_temperature(self, temperature: float) -> None:
+        """Refuse a temperature that the base cannot be set to."""
+        self._as_base(self.q0).check_temperature(temperature)
+
     def embed(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Latents of images, flattened to (batch, channels * height * width)."""
         return self.inverse(x, labels).flatten(1)
