@@ -18,7 +18,7 @@ from .labels import class_weights
 
 __all__ = ["Base", "reads_class_weights", "reads_classes"]
 
-# These give samples or densities of something else than one event.
+# Their samples or densities are of something else than one event.
 _NO_BASES = (
     type,
     nf.distributions.BaseEncoder,
@@ -31,13 +31,13 @@ _CONDITIONAL = (
     nf.distributions.base.ConditionalDiagGaussian,
     nf.distributions.target.ConditionalDiagGaussian,
 )
-# Densities of the plane, which do not say so.
+# Their events are points of the plane, but they declare no shape.
 _PLANAR = (
     nf.distributions.CircularGaussianMixture,
     nf.distributions.ImagePrior,
     nf.distributions.PriorDistribution,
 )
-# These take rows of weights in place of labels, and so they know the null class.
+# They take rows of weights in place of labels, and so they know the null class.
 _READ_WEIGHTS = (
     nf.distributions.ClassCondDiagGaussian,
     nf.distributions.GlowBase,
@@ -149,7 +149,7 @@ class Base:
         return _without_null(z, given, labels), _without_null(log_prob, given, labels)
 
     def _given(self, method: str, labels: Tensor | None, like: Tensor) -> dict[str, Tensor]:
-        """What it takes of the labels: `y` or `context`, as normflows hands them over."""
+        """The labels as the distribution takes them: as `y`, as `context`, or not at all."""
         if labels is None:
             return {}
         base = getattr(self.distribution, "_orig_mod", self.distribution)

@@ -13,11 +13,18 @@ __all__ = ["DensityModel"]
 class DensityModel:
     """A model of images that answers for itself in training.
 
-    A subclass has `log_prob`, or in place of it writes `loss_and_metrics`.
+    A subclass has `log_prob`, of which the loss is made, in bits per dimension. One with
+    another loss writes `loss_and_metrics`, and where it holds a model of images, `density`.
 
     Attributes:
         num_classes: number of classes, 0 for none.
         metric_names: names of the metrics, in the order in which they are shown.
+
+    Example:
+        >>> model = mb.MixerFlow((1, 8, 8), 2, num_layers=2, hidden_features=16)
+        >>> loss, metrics = model.loss_and_metrics(2 * torch.rand(5, 1, 8, 8) - 1)
+        >>> loss.shape, metrics["bits_per_dim"].shape
+        (torch.Size([]), torch.Size([5]))
     """
 
     num_classes: int

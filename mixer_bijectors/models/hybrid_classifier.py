@@ -86,7 +86,7 @@ class HybridClassifier(DensityModel, nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Log-densities and logits of images."""
         z, log_det = self.flow.inverse_and_log_det(x)
-        # The flow answers images of lower precision in theirs, a linear map does not.
+        # A flow keeps the precision of the images, and a linear map needs that of its weights.
         logits = self.head(z.flatten(1).to(self.head.weight.dtype))
         return self.flow.base_log_prob(z) + log_det, logits
 
@@ -135,5 +135,5 @@ class HybridClassifier(DensityModel, nn.Module):
         return self.flow.sample(*args, **kwargs)
 
     def embed(self, x: Tensor) -> Tensor:
-        """What the classifier reads: latents (batch, channels * height * width)."""
+        """Latents (batch, channels * height * width), which the classifier reads."""
         return self.flow.embed(x)

@@ -15,6 +15,8 @@ from .density_estimation import DensityEstimation
 from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint
 from .io.errors import DataError, RunError
 from .tasks.flow_trainer import FlowTrainer
+from .tasks.output import Output
+from .tasks.prediction import predict_images
 from .trained import TrainedModel, load
 
 __all__ = [
@@ -28,10 +30,12 @@ __all__ = [
     "Images",
     "LastCheckpoint",
     "MNIST5k",
+    "Output",
     "Photos",
     "Pictures",
     "RunError",
     "TrainedModel",
     "load",
     "load_checkpoint",
+    "predict_images",
 ]

@@ -146,10 +146,13 @@ class DensityEstimation(DescribedModule):
             )
         strategy, precision = self.trainer.strategy, self.trainer.precision_plugin
         agree(self.flow, strategy.root_device)
-        awaits = any(isinstance(m, ActNorm | nf.flows.ActNorm) for m in self.flow.modules())
-        if awaits and self.trainer.state.fn == "fit":
-            # Now, in the precision and on the device that Lightning has for later, since what
-            # a layer writes into its parameters while it is put together is lost.
+        has_actnorm = any(
+            isinstance(m, ActNorm | nf.flows.ActNorm) for m in self.flow.modules()
+        )
+        if has_actnorm and self.trainer.state.fn == "fit":
+            # The first batch runs now, in the precision and on the device that Lightning sets
+            # later, since what a sharded layer writes into its parameters while it runs is
+            # lost.
             precision.convert_module(self)
             self.to(strategy.root_device)
             loader = self.trainer.fit_loop._data_source.dataloader()
@@ -186,11 +189,11 @@ class DensityEstimation(DescribedModule):
 
     def on_train_batch_start(self, batch: Batches, batch_idx: int) -> None:
         self._look_at_levels(batch)
-        # Whatever draws from the global generator does so as in a run that was never cut off.
+        # So the global generator draws what it would in a run that was never interrupted.
         rank = self.trainer.global_rank
         seed_generators(run_seed(), self.current_epoch, batch_idx, rank)
         if self.compile_density and not self._is_initialized:
-            # ActNorm takes its first batch here, outside of the compiled graph.
+            # ActNorm is initialised by its first batch here, outside of the compiled graph.
             x, labels = self.prepare(batch)
             with torch.no_grad():
                 self.density.log_prob(x, *labels)
@@ -218,8 +221,8 @@ class DensityEstimation(DescribedModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        # What keeps the residual flows of normflows invertible; nothing for other models. Here,
-        # as a checkpoint may be written right after the step.
+        # It keeps the residual flows of normflows invertible, and does nothing to other models.
+        # It runs here, since a checkpoint may be written right after the step.
         nf.utils.update_lipschitz(self.flow, 5)
 
     def validation_step(self, batch: Batches, batch_idx: int) -> None:
