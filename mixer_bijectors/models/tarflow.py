@@ -27,7 +27,8 @@ class TarFlow(ImageFlow):
     It is a `normflows.NormalizingFlow`: `log_prob`, `sample`, `forward`, `inverse`,
     `forward_and_log_det`, `inverse_and_log_det` and `forward_kld` mean what they mean there,
     take `labels` when the model is class-conditional, and keep float64. A label of -1 stands
-    for the null class.
+    for the null class. `sample`, `forward` and `forward_and_log_det` take the options `method`
+    and `guidance` of `TransformerAutoregressive`.
 
     Args:
         image_shape: (channels, height, width).
