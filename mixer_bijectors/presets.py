@@ -214,14 +214,16 @@ def attention_hybrid(
         >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
         torch.Size([5])
     """
-    if former:
+    # A config of a former run may spell out the defaults of MixerFlow.
+    defaults = {name: parameter.default for name, parameter in _DEFAULTS.items()}
+    if given := [name for name, value in former.items() if value != defaults.get(name)]:
         warnings.warn(
-            f"presets.attention_hybrid: {next(iter(former))} is an option of MixerFlow; pass "
-            "those as mixer={...}",
+            f"presets.attention_hybrid: {given[0]} is an option of MixerFlow; pass those as "
+            "mixer={...}",
             DeprecationWarning,
             stacklevel=2,
         )
-    options = _without("attention_hybrid", {**former, **(mixer or {})}, "base")
+    former = _without("attention_hybrid", {**former, **(mixer or {})}, "base")
     shape = (image_shape, patch_size)
     return TarFlow(
         *shape,
@@ -230,7 +232,7 @@ def attention_hybrid(
         layers_per_block=layers_per_block,
         head_dim=head_dim,
         num_classes=num_classes,
-        mixer=MixerFlow(*shape, num_layers, num_classes=num_classes, **options),
+        mixer=MixerFlow(*shape, num_layers, num_classes=num_classes, **former),
     )
 
 

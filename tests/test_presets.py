@@ -191,6 +191,20 @@ def test_all_options_of_the_mixer_reach_a_hybrid():
     assert len(coupling.net.blocks) == 1
 
 
+def test_a_config_names_options_of_a_hybrid_in_either_way():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nf.NormalizingFlow, "flow")
+    sizes = {"image_shape": [1, 8, 8], "patch_size": 2, "num_layers": 1}
+    models = []
+    for options in ({"mixer": {"hidden_features": 8}}, {"hidden_features": 8}):
+        config = {
+            "class_path": "mixer_bijectors.presets.attention_hybrid",
+            "init_args": sizes | options,
+        }
+        models.append(parser.instantiate_classes(parser.parse_object({"flow": config})).flow)
+    assert str(models[0]) == str(models[1])
+
+
 def test_former_options_of_a_hybrid_are_those_of_its_mixer():
     with pytest.warns(DeprecationWarning, match=r"hidden_features is an .* mixer="):
         former = mb.presets.attention_hybrid((1, 8, 8), 2, 1, hidden_features=8)
