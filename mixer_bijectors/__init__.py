@@ -19,7 +19,7 @@ from .layers.mixing import ChannelMixing, PatchMixing, PixelMixing
 from .layers.mixing_layer import MixingLayer
 from .layers.patch_grid import CyclicShift, Patchify, Shift
 from .layers.transformer_autoregressive import Guidance, TransformerAutoregressive
-from .models import HybridClassifier, ImageFlow, MixerFlow, TarFlow
+from .models import DensityModel, HybridClassifier, ImageFlow, MixerFlow, TarFlow
 from .models.denoising import denoise
 from .running import ParallelInverse, accelerate_sampling
 from .testing import check_bijection
@@ -53,6 +53,7 @@ __all__ = [
     "ContinuousFlow",
     "Coupling",
     "CyclicShift",
+    "DensityModel",
     "Elementwise",
     "Guidance",
     "HybridClassifier",

@@ -1,7 +1,7 @@
 """The base class of all layers, which declares shapes and context and checks inputs."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from normflows.flows import Flow
 from torch import Tensor
@@ -26,6 +26,10 @@ class Bijection(Flow):
     A layer that reads a context declares its size: with `context_features=0` it never gets
     one, and a class-conditional model refuses to be built if no layer declares any. A class
     that sets `holds_flows` is made of other flows, and passes a context on to them.
+
+    What sampling may be told, such as a method of solving, a layer names in `sampling_options`.
+    `forward` takes these keywords and hands them to `transform`; models and layers that hold
+    flows pass them on to each flow that declares them.
 
     Args:
         event_shape: shape of one event of data, without the batch; None for an axis of any
@@ -84,6 +88,13 @@ class Bijection(Flow):
             check_size(name, "context_features", context_features, least=0)
         self.context_features = context_features
 
+    @property
+    def sampling_options(self) -> tuple[str, ...]:
+        """Names of the options of sampling; of a layer that holds flows, those of the flows."""
+        held = list(self.modules())[1:] if self.holds_flows else []
+        names = (name for flow in held for name in getattr(flow, "sampling_options", ()))
+        return tuple(dict.fromkeys(names))
+
     def transform(
         self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
@@ -100,9 +111,17 @@ class Bijection(Flow):
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement transform")
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data of latents, and log_det of that map."""
-        return self._run(z, context, inverse=False)
+    def forward(
+        self, z: Tensor, context: Tensor | None = None, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Data of latents, and log_det of that map; `options` are its `sampling_options`."""
+        if unknown := [name for name in options if name not in self.sampling_options]:
+            known = ", ".join(self.sampling_options) or "none"
+            raise TypeError(
+                f"{type(self).__name__}: sampling has no option {unknown[0]} here; its options "
+                f"are {known}"
+            )
+        return self._run(z, context, inverse=False, **options)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latents of data, and log_det of that map."""
@@ -128,10 +147,10 @@ class Bijection(Flow):
         return context if like is None else context.to(like.dtype)
 
     def _run(
-        self, x: Tensor, context: Tensor | None, *, inverse: bool
+        self, x: Tensor, context: Tensor | None, *, inverse: bool, **options: Any
     ) -> tuple[Tensor, Tensor]:
         context = self.check(x, context, inverse=inverse)
-        y, log_det = self.transform(x, context, inverse=inverse)
+        y, log_det = self.transform(x, context, inverse=inverse, **options)
         # Contiguous, since users flatten results with view.
         return y.to(x.dtype).contiguous(), complete_log_det(type(self).__name__, x, log_det)
 

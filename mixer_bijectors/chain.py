@@ -1,6 +1,7 @@
 """Composition of flows."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -48,6 +49,11 @@ class Chain(Bijection):
         warn_unless_alternating(self.flows, name=name, stacklevel=2)
 
     def transform(
-        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        inverse: bool = False,
+        **options: Any,
     ) -> tuple[Tensor, Tensor]:
-        return apply_flows(self.flows, x, context, inverse=inverse)
+        return apply_flows(self.flows, x, context, inverse=inverse, **options)

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import normflows as nf
@@ -26,6 +26,7 @@ __all__ = [
     "context_features",
     "event_shapes",
     "no_autocast",
+    "sampling_options",
     "shapes_agree",
 ]
 
@@ -78,6 +79,12 @@ def event_shapes(flow: nn.Module) -> tuple[Shape | None, Shape | None]:
     return None, None
 
 
+def sampling_options(flows: Iterable[nn.Module]) -> tuple[str, ...]:
+    """Names of the options of sampling that any of the flows declares."""
+    options = (getattr(uncompiled(flow), "sampling_options", ()) for flow in flows)
+    return tuple(dict.fromkeys(name for names in options for name in names))
+
+
 def check_flow(name: str, flow: object) -> None:
     """Refuse what is not a flow, above all what runs in the other direction."""
     flow = uncompiled(flow)
@@ -102,25 +109,42 @@ def check_flow(name: str, flow: object) -> None:
 
 
 def call_flow(
-    flow: Flow, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    flow: Flow,
+    x: Tensor,
+    context: Tensor | None = None,
+    *,
+    inverse: bool = False,
+    **options: Any,
 ) -> tuple[Tensor, Any]:
-    """Run one direction of `flow`; `context` is handed on if its signature takes one."""
+    """Run one direction of `flow`.
+
+    `context` is handed on if its signature takes one, and options of sampling if it declares
+    them.
+    """
     method = "inverse" if inverse else "forward"
     run = flow.inverse if inverse else flow  # calling the module runs its forward hooks
+    if options:
+        known = sampling_options([flow])
+        options = {name: value for name, value in options.items() if name in known}
     if context is not None and _takes_context(type(uncompiled(flow)), method):
-        return run(x, context=context)
-    return run(x)
+        return run(x, context=context, **options)
+    return run(x, **options)
 
 
 def apply_flow(
-    flow: Flow, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    flow: Flow,
+    x: Tensor,
+    context: Tensor | None = None,
+    *,
+    inverse: bool = False,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """Run one direction of `flow`, with a log-determinant of shape (batch,).
 
     A log-determinant that is a number, a 0-d tensor or of shape (1,), as some layers of
     normflows return it, is broadcast to (batch,).
     """
-    y, log_det = call_flow(flow, x, context, inverse=inverse)
+    y, log_det = call_flow(flow, x, context, inverse=inverse, **options)
     return y, complete_log_det(type(flow).__name__, x, log_det)
 
 
@@ -130,11 +154,12 @@ def apply_flows(
     context: Tensor | None = None,
     *,
     inverse: bool = False,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """Run flows one after the other, `flows[0]` first, or last when `inverse`."""
     total = x.new_zeros(x.shape[:1])
     for flow in reversed(flows) if inverse else flows:
-        x, log_det = apply_flow(flow, x, context, inverse=inverse)
+        x, log_det = apply_flow(flow, x, context, inverse=inverse, **options)
         total = total + log_det
     return x, total
 

@@ -17,7 +17,8 @@ from .flow import Flow
 from .layers.autoregressive import Autoregressive
 from .layers.continuous import ContinuousFlow
 from .layers.kan_layer import KANLayer
-from .models import MixerFlow, TarFlow
+from .models import MixerFlow
+from .models.attention_hybrid import attention_hybrid
 from .univariate import Affine, RationalQuadratic
 
 __all__ = [
@@ -169,47 +170,6 @@ def maf_hybrid(
         patch_flow=patch_flow,
         num_classes=num_classes,
         **options,
-    )
-
-
-def attention_hybrid(
-    image_shape: Sequence[int] = (3, 32, 32),
-    patch_size: int | Sequence[int] = 4,
-    num_layers: int = 30,
-    *,
-    channels: int = 64,
-    num_blocks: int = 1,
-    layers_per_block: int = 1,
-    head_dim: int = 64,
-    num_classes: int = 0,
-    **options: Any,
-) -> TarFlow:
-    """A MixerFlow, and on its latents the Transformers of a TarFlow.
-
-    The mixing layers come next to the data: they are cheap and see the whole image, and leave
-    the attention what they cannot model. Densities take one pass, samples are those of TarFlow.
-    Other options are those of `MixerFlow`.
-
-    References:
-        English et al., MixerFlow, 2023 (https://arxiv.org/abs/2310.16777), and
-        Zhai et al., Normalizing flows are capable generative models, 2024
-        (https://arxiv.org/abs/2412.06329)
-
-    Example:
-        >>> model = mb.presets.attention_hybrid((3, 16, 16), num_layers=2, hidden_features=16)
-        >>> model.log_prob(torch.rand(5, 3, 16, 16)).shape
-        torch.Size([5])
-    """
-    options = _without("attention_hybrid", options, "base")
-    sizes = (image_shape, patch_size)
-    return TarFlow(
-        *sizes,
-        channels=channels,
-        num_blocks=num_blocks,
-        layers_per_block=layers_per_block,
-        head_dim=head_dim,
-        num_classes=num_classes,
-        mixer=MixerFlow(*sizes, num_layers, num_classes=num_classes, **options),
     )
 
 

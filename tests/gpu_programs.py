@@ -146,6 +146,13 @@ def tar_flow(**options: Any) -> Any:
 
 SMALL: dict[str, Any] = {"num_layers": 2, "shift_every": 2}
 NET = SMALL | {"hidden_features": 8}
+
+
+def attention_hybrid(**options: Any) -> Any:
+    mixer = {"shift_every": 2, "hidden_features": 8}
+    return presets.attention_hybrid(SHAPE, 2, 2, mixer=mixer, **options)
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "MixerFlow": lambda: mb.MixerFlow(SHAPE, 2, **NET),
     "MixerFlow of classes": lambda: mb.MixerFlow(SHAPE, 2, num_classes=3, **NET),
@@ -154,11 +161,11 @@ MODELS: dict[str, Callable[[], Any]] = {
             getattr(presets, name), SHAPE, 2, **(SMALL if name == "kan_layer" else NET)
         )
         for name in presets.__all__
-        if name != "residual"  # whose densities need gradients, and these a driver
+        # Densities of `residual` need gradients, and these a driver.
+        if name not in ("attention_hybrid", "residual")
     },
-    "presets.attention_hybrid of classes": lambda: presets.attention_hybrid(
-        SHAPE, 2, num_classes=3, **NET
-    ),
+    "presets.attention_hybrid": attention_hybrid,
+    "presets.attention_hybrid of classes": partial(attention_hybrid, num_classes=3),
     "TarFlow": tar_flow,
     "TarFlow of classes": partial(tar_flow, num_classes=3),
     "TarFlow, volume-preserving": partial(tar_flow, volume_preserving=True),
@@ -201,10 +208,7 @@ for method, places in {"auto": (WINDOWS,), "parallel": (WINDOWS,), "sequential":
         "": {},
         ", guided": {"guidance": 1.5},
         ", guided by temperature": {
-            "guidance": 1.5,
-            "annealed": True,
-            "attention_temperature": 0.5,
-            "guide": "scale",
+            "guidance": mb.Guidance(1.5, "scale", annealed=True, attention_temperature=0.5)
         },
     }.items():
         add(

@@ -113,7 +113,7 @@ def pictured(model: Any, x: Tensor) -> Tensor:
     callback = Pictures(num_samples=4)
     type(model).device = property(lambda self: x.device)
     samples = callback._sample(model)
-    _reconstructions(model.density, x)
+    _reconstructions(model, x)
     return images.make_grid(samples)
 
 

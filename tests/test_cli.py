@@ -399,7 +399,7 @@ REFUSED = {
     "classes of no classes": (["sample", *LAST, "s.npz", "--classes", "[1]"], "leave out"),
     "guidance of a MixerFlow": (
         ["sample", *LAST, "s.npz", "--guidance", "1"],
-        "MixerFlow has no guidance",
+        "the model has no guidance",
     ),
     "no samples": (
         ["sample", *LAST, "s.npz", "--num_samples", "0"],

@@ -54,12 +54,12 @@ ERRORS = {
         "Guidance: weight must not be negative, got -1.0",
     ),
     "what to guide": (
-        lambda: tarflow().sample(2, guide="ab"),
+        lambda: tarflow().sample(2, guidance=mb.Guidance(1.0, "ab")),
         ValueError,
         "Guidance: guide must be one of ('scale+shift', 'scale', 'shift'), got 'ab'",
     ),
     "attention temperature": (
-        lambda: tarflow().sample(2, attention_temperature=0.0),
+        lambda: tarflow().sample(2, guidance=mb.Guidance(1.0, attention_temperature=0.0)),
         ValueError,
         "Guidance: attention_temperature must be positive, got 0.0",
     ),

@@ -300,7 +300,7 @@ def test_a_classifier_needs_labels(tmp_path):
     module = DensityEstimation(mb.HybridClassifier(flow, 3, weight=1.0))
     images = torch.zeros(4, 1, 4, 6, dtype=torch.uint8)
     module.log = lambda *_, **__: None
-    with pytest.raises(RunError, match="a classifier needs labels, and the images have none"):
+    with pytest.raises(RunError, match="is trained with labels, and the images have none"):
         module.training_step(images, 0)
 
 

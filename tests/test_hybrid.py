@@ -154,3 +154,38 @@ def test_compiles_to_one_graph():
     x, labels = data()
     compiled = torch.compile(model.loss, fullgraph=True)
     assert_close(compiled(x, labels), model.loss(x, labels), atol=1e-4, rtol=1e-4)
+
+
+def test_metrics_are_of_each_image():
+    model = small()
+    x, labels = data()
+    loss, metrics = model.loss_and_metrics(x, labels)
+    log_prob, logits = model(x)
+    assert_close(loss, model.loss(x, labels))
+    assert_close(metrics["bits_per_dim"], mb.images.bits_per_dim(log_prob, (1, 6, 8)))
+    assert_close(metrics["accuracy"], (logits.argmax(1) == labels).float())
+    confidence, right = metrics["calibration_error"].unbind(1)
+    assert_close(confidence, logits.softmax(1).amax(1))
+    assert_close(right, metrics["accuracy"])
+    assert tuple(metrics) == model.metric_names
+    with pytest.raises(ValueError, match=r"the loss needs labels; .* of shape \(5,\)"):
+        model.loss(x)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.1, 5.0])
+def test_the_calibration_error_is_that_of_confidences(scale):
+    """Also of logits that all lie in [0, 1], such as zeros of a model that is not trained."""
+    pytest.importorskip("lightning")
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    from mixer_bijectors.train.metrics import make_metrics
+
+    x, labels = data(60)
+    model = mb.HybridClassifier(mixer(), 3, weight=0.5)
+    model.head.weight.data.normal_(std=scale)
+    metrics = make_metrics(model.metric_names)
+    for part in zip(x.split(25), labels.split(25)):
+        metrics["calibration_error"].update(model.metrics(*part)["calibration_error"])
+    probabilities = model(x)[1].softmax(1)
+    want = multiclass_calibration_error(probabilities, labels, num_classes=3)
+    assert_close(metrics["calibration_error"].compute(), want.detach())

@@ -21,7 +21,7 @@ def test_images_of_two_channels_have_no_pictures(tmp_path):
 def test_pictures_refuse_options_that_the_model_has_not(tmp_path):
     pictures = Pictures(options={"guidance": 1.0})
     trainer = make_trainer(max_steps=1, default_root_dir=tmp_path, callbacks=[pictures])
-    with pytest.raises(RunError, match=r"has no guidance; .* options are temperature"):
+    with pytest.raises(RunError, match=r"has no guidance; .* sampling are temperature$"):
         trainer.fit(DensityEstimation(make_flow()), datamodule=Digits())
 
 
@@ -45,3 +45,12 @@ def test_a_learning_curve_of_nothing_does_not_warn(tmp_path, recwarn):
     (tmp_path / "metrics.csv").write_text("step,lr\n1,0.1\n")
     (axis,) = learning_curve(tmp_path / "metrics.csv").axes
     assert axis.get_legend() is None and not list(recwarn)
+
+
+def test_a_temperature_that_the_base_has_not_is_refused_at_the_start(tmp_path):
+    flow = make_flow()
+    del flow.q0.temperature
+    trainer = make_trainer(max_steps=1, default_root_dir=tmp_path, callbacks=[Pictures()])
+    with pytest.raises(ValueError, match=r"has no temperature; use temperature=1\.0"):
+        trainer.fit(DensityEstimation(flow), datamodule=Digits())
+    assert trainer.global_step == 0

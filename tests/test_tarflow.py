@@ -122,7 +122,7 @@ def test_orders_alternate_from_first_to_last():
     assert [flow.reverse for flow in model.flows[:-1]] == [True, False, True, False]
 
 
-@pytest.mark.parametrize("options", [{}, {"guidance": 1.0, "annealed": True}])
+@pytest.mark.parametrize("options", [{}, {"guidance": mb.Guidance(1.0, annealed=True)}])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_sample_returns_the_log_densities_of_its_samples(options, temperature):
     model = small(num_classes=3).double()
@@ -215,7 +215,11 @@ def test_gives_what_the_same_flows_give_in_normflows():
 
 def test_a_hybrid_is_conditioned_as_a_whole():
     model = mb.presets.attention_hybrid(
-        (1, 8, 8), 2, 2, channels=16, head_dim=8, hidden_features=8, num_classes=3
+        *((1, 8, 8), 2, 2),
+        channels=16,
+        head_dim=8,
+        num_classes=3,
+        mixer={"hidden_features": 8},
     ).double()
     with torch.no_grad():
         for parameter in model.parameters():

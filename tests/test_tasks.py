@@ -176,12 +176,24 @@ def test_samples_are_seeded(run, tmp_path, capsys):
     assert len(list((tmp_path / "new").iterdir())) == 12, "nothing else is left"
 
 
+@pytest.mark.filterwarnings("ignore:.*guide is now an argument of Guidance")
 def test_samples_of_classes_with_guidance(conditional, tmp_path):
-    options = ("--num_samples", 5, "--classes", "[3, 7]", "--guidance", 1.0)
-    task("sample", conditional, tmp_path / "s.npz", *options, "--options", '{"guide": "shift"}')
-    samples = np.load(tmp_path / "s.npz")
-    assert samples["labels"].tolist() == [3, 7, 3, 7, 3]
-    assert samples["images"].shape == (5, 1, 8, 8)
+    spelled = {
+        "arguments": ("--guidance.weight", 1.0, "--guidance.guide", "shift"),
+        "mapping": ("--guidance", '{"weight": 1.0, "guide": "shift"}'),
+        "former": ("--guidance", 1.0, "--options", '{"guide": "shift"}'),
+        "other": ("--guidance", 1.0),
+    }
+    drawn = {}
+    for name, guidance in spelled.items():
+        options = ("--num_samples", 5, "--classes", "[3, 7]", "--seed", 0, *guidance)
+        task("sample", conditional, tmp_path / f"{name}.npz", *options)
+        samples = np.load(tmp_path / f"{name}.npz")
+        assert samples["labels"].tolist() == [3, 7, 3, 7, 3]
+        drawn[name] = samples["log_prob"]
+    assert np.array_equal(drawn["arguments"], drawn["mapping"])
+    assert np.array_equal(drawn["arguments"], drawn["former"])
+    assert not np.array_equal(drawn["arguments"], drawn["other"])
 
 
 def test_scores_are_those_of_test(run, tmp_path, capsys):
@@ -761,9 +773,12 @@ def test_columns_of_a_grid_are_classes(named, tmp_path):
     {
         ("--classes", "cat"): "has no class cat, but 10 from 0, named zero, one, two and 7 oth",
         ("--classes", "10"): "has no class 10, but 10 from 0",
-        ("--options", '{"nope": 1}'): "TarFlow has no nope; leave it out, its options are guid",
+        (
+            "--options",
+            '{"nope": 1}',
+        ): "has no nope; leave it out, its options of sampling are",
         ("--seed", "-1"): "sample: seed must not be negative, got -1",
-        ("--options", '{"trace": true}'): "TarFlow has no trace",
+        ("--options", '{"trace": true}'): "the model has no trace",
     }.items(),
 )
 def test_what_a_model_has_not_is_told(options, told, named, tmp_path):

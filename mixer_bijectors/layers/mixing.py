@@ -1,6 +1,6 @@
 """Lifts of a vector flow along one axis of a mixer matrix or an image, with shared weights."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -33,7 +33,12 @@ class _Mixing(Bijection):
         self.flow = flow
 
     def transform(
-        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        inverse: bool = False,
+        **options: Any,
     ) -> tuple[Tensor, Tensor]:
         batch = x.shape[0]
         rows = x.movedim(self.axis, -1)
@@ -42,9 +47,8 @@ class _Mixing(Bijection):
         if context is not None:
             context = context.expand(batch, *context.shape[1:]).unsqueeze(1)
             context = context.expand(-1, copies, *context.shape[2:]).flatten(0, 1)
-        y, log_det = apply_flow(
-            self.flow, rows.reshape(-1, rows.shape[-1]), context, inverse=inverse
-        )
+        rows = rows.reshape(-1, rows.shape[-1])
+        y, log_det = apply_flow(self.flow, rows, context, inverse=inverse, **options)
         y = y.unflatten(0, leading).movedim(-1, self.axis)
         return y, log_det.unflatten(0, (batch, copies)).sum(1)
 

@@ -45,10 +45,15 @@ class _NamedChain(Bijection):
         warn_unless_alternating(parts, name=name, stacklevel=3)
 
     def transform(
-        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        inverse: bool = False,
+        **options: Any,
     ) -> tuple[Tensor, Tensor]:
         flows = [getattr(self, name) for name in self.names]
-        return apply_flows(flows, x, context, inverse=inverse)
+        return apply_flows(flows, x, context, inverse=inverse, **options)
 
 
 class MixingStep(_NamedChain):

@@ -214,14 +214,21 @@ class Shift(Bijection):
         return channels, height, width
 
     def transform(
-        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        inverse: bool = False,
+        **options: Any,
     ) -> tuple[Tensor, Tensor]:
         patch, (top, left) = self.patch_size, self.offset
         _, height, width = self.window_shape
         image = join(x, self.image_shape, patch)
         above, rows, below = image.tensor_split((top, top + height), dim=2)
         before, window, after = rows.tensor_split((left, left + width), dim=3)
-        inner, log_det = apply_flow(self.flow, cut(window, patch), context, inverse=inverse)
+        inner, log_det = apply_flow(
+            self.flow, cut(window, patch), context, inverse=inverse, **options
+        )
         rows = torch.cat((before, join(inner, self.window_shape, patch), after), dim=3)
         return cut(torch.cat((above, rows, below), dim=2), patch), log_det
 

@@ -1,13 +1,15 @@
 """The Transformer as an autoregressive layer on the mixer matrix."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._checks import check_size, is_concrete
-from ..bijection import Bijection, complete_log_det
+from ..bijection import Bijection
 from ..nets import CausalTransformer
 from ..solvers.fixed_point import solve_in_fixed_passes, with_implicit_gradients
 from ..solvers.patch_windows import METHODS, sample_in_windows
@@ -63,6 +65,13 @@ class Guidance:
                 f"got {self.attention_temperature}"
             )
 
+    @staticmethod
+    def of(guidance: "Guidance | float | Mapping[str, Any] | None") -> "Guidance | None":
+        """Guidance of what callers may write for it: its weight alone, or its arguments."""
+        if guidance is None or isinstance(guidance, Guidance):
+            return guidance
+        return Guidance(**guidance) if isinstance(guidance, Mapping) else Guidance(guidance)
+
 
 class TransformerAutoregressive(Bijection):
     r"""Scales and shifts each patch by the outputs of a causal Transformer on those before it.
@@ -87,6 +96,16 @@ class TransformerAutoregressive(Bijection):
         num_classes: size of the context; 0 for an unconditional layer, which ignores any.
         reverse: read the patches from last to first.
         volume_preserving: shift only; the log-determinant is zero.
+
+    Options of sampling, keywords of `forward` and of the models that hold the layer:
+
+    - `method`: 'sequential' for one patch at a time; 'parallel' for windows of patches at once,
+      iterated until they settle; 'auto' (the default) for the same, down to one patch at a time
+      where windows do not pay. Windows look at the host once for each pass. Where values cannot
+      be looked at (on the meta device, under torch.compile, torch.func and tracing), the net
+      runs over all patches once for each patch.
+    - `guidance`: a `Guidance`, or its weight, or its arguments by name; pushes samples away
+      from a weaker prediction.
 
     Attributes:
         net: the `nets.CausalTransformer`; its `checkpointing` saves memory in training.
@@ -121,6 +140,8 @@ class TransformerAutoregressive(Bijection):
         >>> z.shape, log_det.shape
         (torch.Size([5, 16, 12]), torch.Size([5]))
     """
+
+    sampling_options = ("method", "guidance")
 
     def __init__(
         self,
@@ -161,42 +182,24 @@ class TransformerAutoregressive(Bijection):
         )
 
     def transform(
-        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        inverse: bool = False,
+        method: str = "auto",
+        guidance: Guidance | float | Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         if not inverse:
-            return self._sample(x, context, "auto", None)
+            if method not in METHODS:
+                raise ValueError(
+                    f"{type(self).__name__}: method must be one of {METHODS}, got {method!r}"
+                )
+            return self._sample(x, context, method, Guidance.of(guidance))
         wide = self._read(x)
         log_scale, shift = Prediction(self, wide, context)(wide)
         z = torch.cat((wide[:, :1], (wide[:, 1:] - shift) * (-log_scale).exp()), dim=1)
         return self._order(z), -log_scale.flatten(1).sum(1)
-
-    def forward(
-        self,
-        z: Tensor,
-        context: Tensor | None = None,
-        *,
-        method: str = "auto",
-        guidance: Guidance | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Samples (batch, num_patches, features) of latents, and log_det (batch,).
-
-        Args:
-            z: latents.
-            context: weights of classes.
-            method: 'sequential' for one patch at a time; 'parallel' for windows of patches at
-                once, iterated until they settle; 'auto' for the same, down to one patch at a
-                time where windows do not pay. Windows look at the host once for each pass.
-                Where values cannot be looked at (on the meta device, under torch.compile,
-                torch.func and tracing), the net runs over all patches once for each patch.
-            guidance: push samples away from a weaker prediction.
-        """
-        if method not in METHODS:
-            raise ValueError(
-                f"{type(self).__name__}: method must be one of {METHODS}, got {method!r}"
-            )
-        context = self.check(z, context, inverse=False)
-        x, log_det = self._sample(z, context, method, guidance)
-        return x.to(z.dtype).contiguous(), complete_log_det(type(self).__name__, z, log_det)
 
     def _sample(
         self, z: Tensor, context: Tensor | None, method: str, guidance: Guidance | None

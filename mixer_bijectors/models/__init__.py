@@ -1,8 +1,9 @@
 """Models of images."""
 
+from .density_model import DensityModel
 from .hybrid_classifier import HybridClassifier
 from .image_flow import ImageFlow
 from .mixerflow import MixerFlow
 from .tarflow import TarFlow
 
-__all__ = ["HybridClassifier", "ImageFlow", "MixerFlow", "TarFlow"]
+__all__ = ["DensityModel", "HybridClassifier", "ImageFlow", "MixerFlow", "TarFlow"]

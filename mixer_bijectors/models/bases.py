@@ -1,4 +1,4 @@
-"""How the base of a model is evaluated and sampled, whatever classes and temperature it has."""
+"""The base of a model: its log-densities and samples, with classes and a temperature."""
 
 import functools
 import inspect
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from .._checks import is_readable
 from .._dependencies import constant_in_graphs, uncompiled
+from .labels import class_weights
 
-__all__ = ["Base", "class_weights", "reads_classes"]
+__all__ = ["Base", "reads_class_weights", "reads_classes"]
 
-# These give samples or densities of something else than one event.
+# Their samples or densities are of something else than one event.
 _NO_BASES = (
     type,
     nf.distributions.BaseEncoder,
@@ -30,25 +31,18 @@ _CONDITIONAL = (
     nf.distributions.base.ConditionalDiagGaussian,
     nf.distributions.target.ConditionalDiagGaussian,
 )
-# Densities of the plane, which do not say so.
+# Their events are points of the plane, but they declare no shape.
 _PLANAR = (
     nf.distributions.CircularGaussianMixture,
     nf.distributions.ImagePrior,
     nf.distributions.PriorDistribution,
 )
-# These take rows of weights in place of labels, and so they know the null class.
+# They take rows of weights in place of labels, and so they know the null class.
 _READ_WEIGHTS = (
     nf.distributions.ClassCondDiagGaussian,
     nf.distributions.GlowBase,
     nf.distributions.AffineGaussian,
 )
-
-
-def class_weights(labels: Tensor, num_classes: int, like: Tensor) -> Tensor:
-    """Labels (batch,) as weights (batch, num_classes): one-hot, uniform for the null class."""
-    labels = labels.unsqueeze(1)
-    classes = torch.arange(num_classes, device=labels.device)
-    return torch.where(labels < 0, 1 / num_classes, labels == classes).to(like)
 
 
 def reads_classes(base: Any) -> bool:
@@ -64,6 +58,11 @@ def reads_classes(base: Any) -> bool:
     if any(hasattr(base, name) for name in names):
         return any(getattr(base, name, None) for name in names)
     return "y" in _arguments(type(base), "log_prob")
+
+
+def reads_class_weights(base: Any) -> bool:
+    """Whether a distribution of normflows takes weights of the classes in place of labels."""
+    return isinstance(base, _READ_WEIGHTS)
 
 
 @dataclass
@@ -108,6 +107,14 @@ class Base:
                 "the same number"
             )
 
+    def check_temperature(self, temperature: float) -> None:
+        """Refuse a temperature that is not positive, or that the base cannot be set to."""
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"{self.model}: temperature must be positive, got {temperature}")
+        if temperature != 1.0 and not hasattr(self.distribution, "temperature"):
+            kind = type(self.distribution).__name__
+            raise ValueError(f"{self.model}: {kind} has no temperature; use temperature=1.0")
+
     def log_prob(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Log-densities (batch,) of events."""
         self.check()
@@ -125,8 +132,6 @@ class Base:
     ) -> tuple[Tensor, Tensor]:
         """Events (num_samples, *event) at a temperature, and their log-densities."""
         self.check()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"{self.model}: temperature must be positive, got {temperature}")
         # A target of normflows is a module that inherits the forward which raises.
         forward = getattr(type(self.distribution), "forward", None)
         if not callable(self.distribution) or forward is nn.Module.forward:
@@ -137,14 +142,14 @@ class Base:
             )
         like = self._like(torch.empty(0))
         given = self._given("forward", labels, like)
-        with self._tempered(temperature), self._drawing_from(generator, like.device):
+        with self.tempered(temperature), self._drawing_from(generator, like.device):
             z, log_prob = self.distribution(num_samples, **given)
         self._check_shape("latents", z, (num_samples, *(self.event or z.shape[1:])))
         self._check_shape("log-densities", log_prob, (num_samples,))
         return _without_null(z, given, labels), _without_null(log_prob, given, labels)
 
     def _given(self, method: str, labels: Tensor | None, like: Tensor) -> dict[str, Tensor]:
-        """What it takes of the labels: `y` or `context`, as normflows hands them over."""
+        """The labels as the distribution takes them: as `y`, as `context`, or not at all."""
         if labels is None:
             return {}
         base = uncompiled(self.distribution)
@@ -152,7 +157,7 @@ class Base:
         name = next((name for name in ("y", "context") if name in names), None)
         if name is None:
             return {}
-        if name == "context" or isinstance(base, _READ_WEIGHTS):
+        if name == "context" or reads_class_weights(base):
             return {name: class_weights(labels, self.num_classes, self._like(like))}
         if is_readable(labels) and bool((labels < 0).any()):
             raise ValueError(
@@ -178,16 +183,13 @@ class Base:
         )
 
     @contextmanager
-    def _tempered(self, temperature: float) -> Iterator[None]:
+    def tempered(self, temperature: float) -> Iterator[None]:
         """Multiply the temperature that it has of its own."""
         base = self.distribution
         if temperature == 1.0:
             yield
             return
-        if not hasattr(base, "temperature"):
-            raise ValueError(
-                f"{self.model}: {type(base).__name__} has no temperature; use temperature=1.0"
-            )
+        self.check_temperature(temperature)
         before = base.temperature
         base.temperature = temperature if before is None else temperature * before
         try:

@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import is_readable
+from ..images import bits_per_dim
+from .density_model import DensityModel
 from .image_flow import ImageFlow
+from .labels import check_labels
 
 __all__ = ["HybridClassifier"]
 
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
-
-class HybridClassifier(nn.Module):
+class HybridClassifier(DensityModel, nn.Module):
     r"""A flow, and a linear classifier of its latents, trained together.
 
     .. math:: -\frac{1}{D} \log p(x) - \lambda \log p(y \mid x)
@@ -53,6 +53,8 @@ class HybridClassifier(nn.Module):
         >>> loss = model.loss(x, labels)
     """
 
+    metric_names = ("bits_per_dim", "accuracy", "calibration_error")
+
     def __init__(self, flow: ImageFlow, num_classes: int, *, weight: float) -> None:
         super().__init__()
         if not isinstance(flow, ImageFlow):
@@ -84,20 +86,45 @@ class HybridClassifier(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Log-densities and logits of images."""
         z, log_det = self.flow.inverse_and_log_det(x)
-        # The flow answers images of lower precision in theirs, a linear map does not.
+        # A flow keeps the precision of the images, and a linear map needs that of its weights.
         logits = self.head(z.flatten(1).to(self.head.weight.dtype))
         return self.flow.base_log_prob(z) + log_det, logits
 
-    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of a batch, a scalar."""
-        log_prob, logits = self(x)
-        return self.combine(log_prob, logits, labels)
+    @property
+    def density(self) -> ImageFlow:
+        """The flow."""
+        return self.flow
 
-    def combine(self, log_prob: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    @property
+    def label_range(self) -> range:
+        """The labels that the loss takes."""
+        return range(self.num_classes)
+
+    def loss_and_metrics(
+        self, x: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and its metrics, in one pass; see `DensityModel`."""
+        log_prob, logits = self(x)
+        loss = self.combine(log_prob, logits, labels)
+        right = logits.argmax(1) == labels
+        confidence = logits.softmax(1).amax(1)
+        return loss, {
+            "bits_per_dim": bits_per_dim(log_prob, x.shape[1:]),
+            "accuracy": right.float(),
+            "calibration_error": torch.stack((confidence, right.to(confidence)), 1),
+        }
+
+    def combine(self, log_prob: Tensor, logits: Tensor, labels: Tensor | None) -> Tensor:
         """The loss from what `forward` returns."""
-        self._check_labels(labels, logits.shape[0])
+        batch, count = logits.shape
+        if labels is None:
+            raise ValueError(
+                "HybridClassifier: the loss needs labels; pass integer labels of shape "
+                f"({batch},)"
+            )
+        labels = check_labels("HybridClassifier", labels, batch, count, null_class=False)
         nats = -log_prob.mean() / math.prod(self.image_shape)
-        return nats + self.weight * F.cross_entropy(logits, labels.long())
+        return nats + self.weight * F.cross_entropy(logits, labels)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-densities (batch,) of images, in nats."""
@@ -108,24 +135,5 @@ class HybridClassifier(nn.Module):
         return self.flow.sample(*args, **kwargs)
 
     def embed(self, x: Tensor) -> Tensor:
-        """What the classifier reads: latents (batch, channels * height * width)."""
+        """Latents (batch, channels * height * width), which the classifier reads."""
         return self.flow.embed(x)
-
-    def _check_labels(self, labels: Tensor, batch: int) -> None:
-        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        if kind not in _INTEGERS:
-            raise TypeError(
-                f"HybridClassifier: expected a tensor of integer labels, got {kind}"
-            )
-        if labels.shape != (batch,):
-            raise ValueError(
-                f"HybridClassifier: expected labels of shape ({batch},), got "
-                f"{tuple(labels.shape)}"
-            )
-        if is_readable(labels):
-            wrong = labels[(labels < 0) | (labels >= self.num_classes)]
-            if len(wrong):
-                raise ValueError(
-                    f"HybridClassifier: labels must be from 0 to {self.num_classes - 1}, got "
-                    f"{wrong[0].item()}"
-                )

@@ -1,8 +1,7 @@
-"""What the models of images share."""
+"""Models of images by any layers on the mixer matrix."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import normflows as nf
@@ -13,22 +12,26 @@ from .._checks import check_input, is_readable
 from .._repr import describe, format_event
 from ..flow import (
     Flow,
+    apply_flow,
     apply_flows,
     chain_shapes,
     check_flow,
     context_features,
+    sampling_options,
     shapes_agree,
 )
 from ..layers.patch_grid import Patchify
-from .bases import Base, class_weights, reads_classes
+from .bases import Base, reads_classes
+from .density_model import DensityModel
+from .divergences import TargetDivergences
+from .labels import check_labels, class_weights
 
 __all__ = ["ImageFlow"]
 
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _FAR_OUT = 8.0  # images in [-1, 1) have no such pixels, with whatever noise they are given
 
 
-class ImageFlow(nf.NormalizingFlow):
+class ImageFlow(DensityModel, TargetDivergences):
     """Density of images by layers on the mixer matrix: a normflows model, conditional or not.
 
     Args:
@@ -45,8 +48,12 @@ class ImageFlow(nf.NormalizingFlow):
     Shapes: images (batch, channels, height, width), by convention in [-1, 1), labels (batch,),
     latents (batch, num_patches, features), log-probabilities (batch,).
 
+    Layers may declare `sampling_options`, keywords that `forward`, `forward_and_log_det` and
+    `sample` take and hand to them: `method` and `guidance` for a `TransformerAutoregressive`.
+
     Raises:
-        TypeError: a layer that is not a flow, such as a transform of nflows or a class.
+        TypeError: a layer that is not a flow, such as a transform of nflows or a class; an
+            option of sampling that no layer declares.
         ValueError: an image that is not divisible into patches, layers for other shapes than
             the one before returns, classes that nothing inside reads, a base of another shape.
 
@@ -118,20 +125,24 @@ class ImageFlow(nf.NormalizingFlow):
     def __repr__(self) -> str:
         return describe(self)
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    @property
+    def sampling_options(self) -> tuple[str, ...]:
+        """Names of the options of sampling that the layers declare."""
+        return sampling_options(self.flows)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None, **options: Any) -> Tensor:
         """Images (batch, channels, height, width) of latents (batch, num_patches, features)."""
-        return self.forward_and_log_det(z, labels)[0]
+        return self.forward_and_log_det(z, labels, **options)[0]
 
     def inverse(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Latents (batch, num_patches, features) of images (batch, channels, height, width)."""
         return self.inverse_and_log_det(x, labels)[0]
 
     def forward_and_log_det(
-        self, z: Tensor, labels: Tensor | None = None
+        self, z: Tensor, labels: Tensor | None = None, **options: Any
     ) -> tuple[Tensor, Tensor]:
         """Images of latents, and the log-determinant (batch,) of that map."""
-        x, log_det = apply_flows(self.flows, *self._read_latents(z, labels))
-        return x.contiguous(), log_det
+        return self._run_forward(z, labels, options)
 
     def inverse_and_log_det(
         self, x: Tensor, labels: Tensor | None = None
@@ -155,55 +166,6 @@ class ImageFlow(nf.NormalizingFlow):
         """Mean negative log-density of a batch, the loss of maximum likelihood."""
         return -self.log_prob(x, labels).mean()
 
-    def reverse_kld(
-        self,
-        num_samples: int = 1,
-        beta: float = 1.0,
-        score_fn: bool = True,
-        *,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """Divergence of the model from its target `p`, estimated from samples.
-
-        Args:
-            num_samples: number of samples.
-            beta: weight of the target's log-density.
-            score_fn: let the gradient run through the parameters of the log-density too, not
-                only through the samples.
-            labels: classes of the samples, for a class-conditional model.
-        """
-        x, log_q = self.sample(num_samples, labels)
-        if not score_fn:
-            with self._fixed_parameters():
-                log_q = self.log_prob(x, labels)
-        return log_q.mean() - beta * self._target_log_prob(x, labels).mean()
-
-    def reverse_alpha_div(
-        self,
-        num_samples: int = 1,
-        alpha: float = 1,
-        dreg: bool = False,
-        *,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """Alpha divergence between the target `p` and the model, estimated from samples.
-
-        Args:
-            num_samples: number of samples.
-            alpha: order of the divergence.
-            dreg: take the gradient by the doubly reparametrised estimator.
-            labels: classes of the samples, for a class-conditional model.
-        """
-        x, log_q = self.sample(num_samples, labels)
-        log_p = self._target_log_prob(x, labels)
-        if not dreg:
-            sign = (alpha > 1) - (alpha < 1)
-            return sign * (alpha * (log_p - log_q)).logsumexp(0)
-        share = num_samples * (alpha * (log_p - log_q).detach()).softmax(0)
-        with self._fixed_parameters():
-            log_ratio = log_p - self.log_prob(x, labels)
-        return -alpha * (((1 - alpha) * share + alpha * share.square()) * log_ratio).mean()
-
     def sample(
         self,
         num_samples: int = 1,
@@ -211,21 +173,62 @@ class ImageFlow(nf.NormalizingFlow):
         *,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        trace: bool = False,
+        **options: Any,
+    ) -> Any:
         """Images (num_samples, channels, height, width) and their log-densities (num_samples,).
 
-        A `temperature` other than 1 scales the standard deviation of the base, which must
-        have the `temperature` attribute of normflows' Gaussians, and multiplies what that is
-        set to; the log-densities are then those of the tempered model. Random numbers come
-        from `generator`, or from the global one.
+        The log-densities are those under the tempered and guided model.
+
+        Args:
+            num_samples: number of images.
+            labels: their classes, for a class-conditional model.
+            temperature: scales the standard deviation of the base, which must have the
+                `temperature` attribute of normflows' Gaussians, and multiplies what that is
+                set to.
+            generator: source of random numbers; by default the global one.
+            trace: return also a list of images, the latents and what comes out of each flow.
+            options: the `sampling_options` of the layers, such as `guidance`.
         """
         z, log_prob = self._draw(num_samples, labels, temperature, generator)
-        x, log_det = self.forward_and_log_det(z, labels)
-        return x, log_prob - log_det
+        states = [z]
+        x, log_det = self._run_forward(z, labels, options, states if trace else None)
+        if not trace:
+            return x, log_prob - log_det
+        patchify = Patchify(self.image_shape, self.patch_size)
+        images = [state if state.dim() == 4 else patchify(state)[0] for state in states]
+        return x, log_prob - log_det, images
+
+    def check_temperature(self, temperature: float) -> None:
+        """Refuse a temperature that the base cannot be set to."""
+        self._as_base(self.q0).check_temperature(temperature)
 
     def embed(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Latents of images, flattened to (batch, channels * height * width)."""
         return self.inverse(x, labels).flatten(1)
+
+    def _run_forward(
+        self,
+        z: Tensor,
+        labels: Tensor | None,
+        options: dict[str, Any],
+        states: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Images of latents, and log_det; `states` gets what comes out of each flow."""
+        name, known = type(self).__name__, self.sampling_options
+        if unknown := [option for option in options if option not in known]:
+            raise TypeError(
+                f"{name}: sampling has no option {unknown[0]} here; the options of its layers "
+                f"are {', '.join(known) or 'none'}"
+            )
+        check_input(name, z, *self.latent_shape)
+        x, context, log_det = z, self._context(labels, z), z.new_zeros(z.shape[:1])
+        for flow in self.flows:
+            x, change = apply_flow(flow, x, context, **options)
+            log_det = log_det + change
+            if states is not None:
+                states.append(x.contiguous())
+        return x.contiguous(), log_det
 
     def _draw(
         self,
@@ -240,28 +243,6 @@ class ImageFlow(nf.NormalizingFlow):
 
     def _as_base(self, base: Any) -> Base:
         return Base(type(self).__name__, base, self.latent_shape, self.num_classes)
-
-    def _target_log_prob(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        name = type(self).__name__
-        if self.p is None:
-            raise ValueError(
-                f"{name}: the model has no target; set its attribute p to a distribution with "
-                "log_prob(x)"
-            )
-        target = Base(name, self.p, None, self.num_classes)
-        return target.log_prob(x, self._check_labels(labels, x.shape[0]))
-
-    @contextmanager
-    def _fixed_parameters(self) -> Iterator[None]:
-        """Take parameters as constants; those that are trained are trained again afterwards."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        try:
-            for parameter in trained:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for parameter in trained:
-                parameter.requires_grad_()
 
     def _look_at_pixels(self, x: Tensor) -> None:
         """Warn once of images on another scale than [-1, 1); on the CPU, where a look is cheap.
@@ -282,10 +263,6 @@ class ImageFlow(nf.NormalizingFlow):
                 stacklevel=2,
             )
 
-    def _read_latents(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        check_input(type(self).__name__, z, *self.latent_shape)
-        return z, self._context(labels, z)
-
     def _context(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
         """Labels as weights of the classes, None for an unconditional model."""
         labels = self._check_labels(labels, x.shape[0])
@@ -293,32 +270,16 @@ class ImageFlow(nf.NormalizingFlow):
 
     def _check_labels(self, labels: Tensor | None, batch: int) -> Tensor | None:
         """Labels (batch,) as int64, None for an unconditional model."""
-        name = type(self).__name__
-        if not self.num_classes:
-            if labels is not None:
+        name, count = type(self).__name__, self.num_classes
+        if labels is None:
+            if count:
                 raise ValueError(
-                    f"{name}: got labels, but the model is unconditional; build it with "
-                    "num_classes"
+                    f"{name}: built with num_classes={count} but called without labels; pass "
+                    f"integer labels of shape ({batch},), -1 for the null class"
                 )
             return None
-        if labels is None:
+        if not count:
             raise ValueError(
-                f"{name}: built with num_classes={self.num_classes} but called without labels; "
-                f"pass integer labels of shape ({batch},), -1 for the null class"
+                f"{name}: got labels, but the model is unconditional; build it with num_classes"
             )
-        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        if kind not in _INTEGERS:
-            raise TypeError(f"{name}: expected a tensor of integer labels, got {kind}")
-        if labels.shape != (batch,):
-            raise ValueError(
-                f"{name}: expected labels of shape ({batch},), got {tuple(labels.shape)}"
-            )
-        labels = labels.long()
-        if is_readable(labels):
-            wrong = labels[(labels < -1) | (labels >= self.num_classes)]
-            if len(wrong):
-                raise ValueError(
-                    f"{name}: labels must be from 0 to {self.num_classes - 1}, or -1 for the "
-                    f"null class, got {wrong[0].item()}"
-                )
-        return labels
+        return check_labels(name, labels, batch, count, null_class=True)

@@ -29,6 +29,8 @@ class ParallelLayer(LayerWrapper):
     tol: float = 1e-6
     max_iter: int | None = None
     last_iterations: int | None = None
+    # The solver takes the place of what the options of the layer are for.
+    sampling_options: tuple[str, ...] = ()
 
     def __init__(self, flow: nn.Module, *, tol: float = 1e-6, max_iter: int | None = None):
         if find_sequential(flow) is None:

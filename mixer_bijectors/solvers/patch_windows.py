@@ -101,46 +101,48 @@ def sample_in_windows(
     results = x, log_scales
     rows: Tensor | None = None  # of the samples still worked on, once some are left out
     log_scale = shift = torch.zeros_like(z[:, :1])
-    done = reached = 1
-    while done < num_patches:
-        end = min(done + window.size, num_patches)
-        length = end - done
-        if length > 1 and end > reached:
+    num_final = num_guessed = 1
+    while num_final < num_patches:
+        end = min(num_final + window.size, num_patches)
+        length = end - num_final
+        if length > 1 and end > num_guessed:
             # The scale and shift of the last patch are a good guess for those that follow.
-            guess = torch.addcmul(shift[:, -1:], z[:, reached:end], log_scale[:, -1:].exp())
-            x[:, reached:end] = _clamp(guess)
-        reached = max(reached, end)
-        log_scale, shift = predict(x.narrow(1, done - 1, length), done - 1)
-        new = torch.addcmul(shift, z.narrow(1, done, length), log_scale.exp())
-        log_scales.narrow(1, done, length).copy_(log_scale)
+            guess = torch.addcmul(shift[:, -1:], z[:, num_guessed:end], log_scale[:, -1:].exp())
+            x[:, num_guessed:end] = _clamp(guess)
+        num_guessed = max(num_guessed, end)
+        log_scale, shift = predict(x.narrow(1, num_final - 1, length), num_final - 1)
+        new = torch.addcmul(shift, z.narrow(1, num_final, length), log_scale.exp())
+        log_scales.narrow(1, num_final, length).copy_(log_scale)
         cost.calls += 1
         cost.patches += length * x.shape[0] / batch
-        guessed = x.narrow(1, done, length)
+        guessed = x.narrow(1, num_final, length)
         if length == 1:
             guessed.copy_(new)
-            done = end
+            num_final = end
             continue
-        right = _count_right(guessed, new, tol)
-        finished = right == num_patches - done
-        least = right.masked_fill(finished, length).amin()
+        num_correct = _count_correct(guessed, new, tol)
+        finished = num_correct == num_patches - num_final
+        least = num_correct.masked_fill(finished, length).amin()
         advance, num_finished = torch.stack((least, finished.sum())).tolist()
-        x[:, done : done + advance] = new[:, :advance]
+        x[:, num_final : num_final + advance] = new[:, :advance]
         # Patches after one that is not finite are not finite either; other samples are not
         # affected.
-        broken = ~new[:, advance - 1 : advance].isfinite().all(2, keepdim=True)
-        x[:, done + advance : end] = torch.where(broken, torch.nan, _clamp(new[:, advance:]))
-        done += advance
+        not_finite = ~new[:, advance - 1 : advance].isfinite().all(2, keepdim=True)
+        x[:, num_final + advance : end] = torch.where(
+            not_finite, torch.nan, _clamp(new[:, advance:])
+        )
+        num_final += advance
         window.update(x.shape[0], length, advance)
         # To leave out a few finished samples costs more than to compute them.
-        if done < num_patches and 8 * num_finished >= x.shape[0]:
+        if num_final < num_patches and 8 * num_finished >= x.shape[0]:
             for result, values in zip(results, (x, log_scales)):
                 _write(result, rows, values)
-            going = finished.logical_not().nonzero().squeeze(1)
-            rows = going if rows is None else rows[going]
+            unfinished = finished.logical_not().nonzero().squeeze(1)
+            rows = unfinished if rows is None else rows[unfinished]
             x, log_scales, z, log_scale, shift = (
-                t[going] for t in (x, log_scales, z, log_scale, shift)
+                t[unfinished] for t in (x, log_scales, z, log_scale, shift)
             )
-            predict.keep(going)
+            predict.keep(unfinished)
     for result, values in zip(results, (x, log_scales)):
         _write(result, rows, values)
     return *results, cost
@@ -151,7 +153,7 @@ def _write(result: Tensor, rows: Tensor | None, values: Tensor) -> None:
         result[rows] = values
 
 
-def _count_right(guess: Tensor, new: Tensor, tol: float) -> Tensor:
+def _count_correct(guess: Tensor, new: Tensor, tol: float) -> Tensor:
     """The number of patches of each sample that follow correct guesses, (batch,)."""
     same = (new - guess).abs() <= tol * new.abs().clamp(min=1)
     same |= new.isnan() & guess.isnan()

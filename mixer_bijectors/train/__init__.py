@@ -17,6 +17,8 @@ from .density_estimation import DensityEstimation
 from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, load_checkpoint
 from .io.errors import DataError, ImageError, RunError
 from .tasks.flow_trainer import FlowTrainer
+from .tasks.output import Output
+from .tasks.prediction import predict_images
 from .trained import TrainedModel, load
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Images",
     "LastCheckpoint",
     "MNIST5k",
+    "Output",
     "Photos",
     "Pictures",
     "RunError",
@@ -38,4 +41,5 @@ __all__ = [
     "TrainedModel",
     "load",
     "load_checkpoint",
+    "predict_images",
 ]

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from .data.batches import Batch
 from .io.errors import DataError, RunError
 
-__all__ = ["Batches", "as_batch", "check_precision", "labels_of", "warn_if_untrained"]
+__all__ = [
+    "Batches",
+    "as_batch",
+    "check_precision",
+    "labels_of",
+    "warn_if_scaled",
+    "warn_if_untrained",
+]
 
 # What a data module may hand over: 8-bit images, images and labels, more, or what went wrong.
 Batches = Tensor | Sequence[Tensor] | Batch | DataError
@@ -66,6 +73,16 @@ def check_precision(trainer: L.Trainer) -> None:
         raise RunError(
             f"precision {precision} is not for densities, whose log-determinants need 32 bits; "
             f"use {precision.replace('true', 'mixed')}, which keeps them there"
+        )
+
+
+def warn_if_scaled(images: Tensor) -> None:
+    """Warn of images in [0, 1] that were converted to 8 bits; one host synchronisation."""
+    if images.numel() and 0 < images.max() <= 1:
+        rank_zero_warn(
+            "DensityEstimation: no pixel of the first batch is above 1, but images are read as "
+            "8-bit, from 0 to 255; multiply images in [0, 1] by 255 before they are converted "
+            "to uint8"
         )
 
 

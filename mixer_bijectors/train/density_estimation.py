@@ -1,27 +1,26 @@
 """The LightningModule that fits a flow to images."""
 
-import math
-from collections.abc import Sequence
 from functools import partial
-from random import Random
 from typing import Any
 
 import lightning as L
 import normflows as nf
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from ..images import add_noise, bits_per_dim, dequantize
+from ..images import add_noise, dequantize
 from ..layers.actnorm import ActNorm
-from ..models import HybridClassifier
-from .checks import Batches, as_batch, check_precision, labels_of, warn_if_untrained
+from ..models import DensityModel
+from ..models.bare_flow import as_density_model
+from .checks import Batches, as_batch, check_precision, warn_if_scaled, warn_if_untrained
 from .data.batches import Batch
 from .data.image_data_module import ImageDataModule
 from .data.sampling import run_seed, seed_generators
+from .described_module import DescribedModule
 from .io.errors import RunError
-from .metrics import CalibrationError, MeanOverImages
+from .labels import drop_labels, labels_for
+from .metrics import make_metrics
 from .schedule import Schedule
 from .sharding import agree, shard
 
@@ -31,18 +30,20 @@ _FIRST = 16
 _SPLITS = ("val", "test")
 
 
-class DensityEstimation(L.LightningModule):
+class DensityEstimation(DescribedModule):
     """Maximum likelihood of 8-bit images, by AdamW with warm-up and a cosine to zero.
 
-    Batches are those of our data modules, or uint8 images of shape (batch, channels, height,
-    width), or pairs of images and labels of shape (batch,). Labels go to flows that are
+    Batches are those of the data modules here, or uint8 images of shape (batch, channels,
+    height, width), or pairs of images and labels of shape (batch,). Labels go to flows that are
     class-conditional and to classifiers, and are not looked at otherwise.
 
     Logs bits per dimension of each split, and in validation and test the reconstruction error:
     the largest difference, on the scale of [-1, 1), between the first images of the split and
     what comes back from their latents. With Gaussian noise the bits are those of noisy images,
-    to be compared among runs with the same noise alone. A `HybridClassifier` is trained by its
-    own loss, and its accuracy and expected calibration error are logged beside the bits.
+    to be compared among runs with the same noise alone. The loss and further metrics are those
+    of the model, see `DensityModel`: a `HybridClassifier` logs its accuracy and its expected
+    calibration error beside the bits. Models of normflows, `NormalizingFlow` and
+    `MultiscaleFlow`, are trained by their bits, and class-conditional ones get labels.
 
     All random numbers depend on the seed, the step and the images alone: a run that is resumed
     from a checkpoint does what it would have done. Settings are those that the module is made
@@ -64,7 +65,7 @@ class DensityEstimation(L.LightningModule):
 
     def __init__(
         self,
-        flow: nf.NormalizingFlow | HybridClassifier,
+        flow: nf.NormalizingFlow | nf.MultiscaleFlow | DensityModel,
         learning_rate: float = 4e-3,
         warmup_steps: int = 50,
         weight_decay: float = 0.0,
@@ -80,7 +81,7 @@ class DensityEstimation(L.LightningModule):
             raise ValueError(
                 f"DensityEstimation: label_dropout must be from 0 to 1, got {label_dropout}"
             )
-        self.flow = flow
+        self.flow: Any = flow
         self.betas = betas
         self.noise = noise
         self.label_dropout = label_dropout
@@ -88,69 +89,28 @@ class DensityEstimation(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.weight_decay = weight_decay
         self._is_initialized = self._is_sharded = self._has_seen_levels = False
-        self.is_classifier = isinstance(flow, HybridClassifier)
-        classes = getattr(flow, "num_classes", 0)
-        self.is_conditional = bool(classes) and not self.is_classifier
-        # -1 is the null class.
-        self.labels = range(0 if self.is_classifier else -1, classes) if classes else None
-        self.metrics = nn.ModuleDict({f"{split}_split": self._metrics() for split in _SPLITS})
+        self.labels = self.model.label_range
+        self.metrics = nn.ModuleDict(
+            {f"{split}_split": make_metrics(self.model.metric_names) for split in _SPLITS}
+        )
         self.compile_density = compile
-        # The configuration of the run as YAML, and the names of its classes, see `load`.
-        self.config: str | None = None
-        self.class_names: list[str] | None = None
-        self._compiled = torch.compile(self._eager) if compile else None
+        self._compiled = torch.compile(self._loss_and_metrics) if compile else None
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write the configuration into the checkpoint, as plain text, and the classes."""
-        data = getattr(self.trainer, "datamodule", None)
-        if self.class_names is None and isinstance(data, ImageDataModule):
-            names = data.class_names
-            self.class_names = None if names is None else [str(name) for name in names]
-        for key, value in (("config", self.config), ("class_names", self.class_names)):
-            if value is not None:
-                checkpoint[key] = value
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: Any, map_location: Any = "cpu", **options: Any
-    ) -> Any:
-        """Read a trained module, of a checkpoint alone or with a `flow` for its weights.
-
-        Args:
-            checkpoint_path: the checkpoint.
-            map_location: the device that the module is for.
-            options: arguments of the class, in place of those that the checkpoint names; with
-                `flow` among them the checkpoint needs no configuration.
-
-        Raises:
-            RunError: there is no such checkpoint, or it holds no configuration.
-        """
-        if "flow" in options:
-            return super().load_from_checkpoint(
-                checkpoint_path, map_location=map_location, weights_only=True, **options
-            )
-        from .trained import load
-
-        return load(checkpoint_path, map_location, **options).module
-
-    def _eager(self, x: Tensor, *labels: Tensor) -> Any:
-        """Log-densities, and logits of a classifier."""
-        return self.flow(x) if self.is_classifier else self.flow.log_prob(x, *labels)
-
-    def _run(self, x: Tensor, *labels: Tensor) -> Any:
-        return (self._compiled or self._eager)(x, *labels)
+    @property
+    def model(self) -> Any:
+        """The flow as a `DensityModel`, which answers for itself in training."""
+        return as_density_model(self.flow)
 
     @property
     def density(self) -> Any:
         """The model of images alone, without a classifier."""
-        return self.flow.flow if self.is_classifier else self.flow
+        return self.model.density
 
-    def _metrics(self) -> nn.ModuleDict:
-        metrics: dict[str, nn.Module] = {"bits_per_dim": MeanOverImages()}
-        if self.is_classifier:
-            metrics["accuracy"] = MeanOverImages()
-            metrics["calibration_error"] = CalibrationError()
-        return nn.ModuleDict(metrics)
+    def _loss_and_metrics(self, x: Tensor, *labels: Tensor) -> Any:
+        return self.model.loss_and_metrics(x, *labels)
+
+    def _run(self, x: Tensor, *labels: Tensor) -> Any:
+        return (self._compiled or self._loss_and_metrics)(x, *labels)
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer)
@@ -172,12 +132,6 @@ class DensityEstimation(L.LightningModule):
                     "these models are not to be averaged"
                 )
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.class_names = checkpoint.get("class_names")
-        data = getattr(self._trainer, "datamodule", None)
-        if isinstance(data, ImageDataModule):
-            data.known_classes = self.class_names
-
     def _callbacks(self) -> list[L.Callback]:
         return getattr(self.trainer, "callbacks", [])
 
@@ -193,10 +147,13 @@ class DensityEstimation(L.LightningModule):
             )
         strategy, precision = self.trainer.strategy, self.trainer.precision_plugin
         agree(self.flow, strategy.root_device)
-        awaits = any(isinstance(m, ActNorm | nf.flows.ActNorm) for m in self.flow.modules())
-        if awaits and self.trainer.state.fn == "fit":
-            # Now, in the precision and on the device that Lightning has for later, since what
-            # a layer writes into its parameters while it is put together is lost.
+        has_actnorm = any(
+            isinstance(m, ActNorm | nf.flows.ActNorm) for m in self.flow.modules()
+        )
+        if has_actnorm and self.trainer.state.fn == "fit":
+            # The first batch runs now, in the precision and on the device that Lightning sets
+            # later, since what a sharded layer writes into its parameters while it runs is
+            # lost.
             precision.convert_module(self)
             self.to(strategy.root_device)
             loader = self.trainer.fit_loop._data_source.dataloader()
@@ -204,7 +161,7 @@ class DensityEstimation(L.LightningModule):
             x, labels = self.prepare(batch)
             with torch.no_grad(), precision.train_step_context():
                 self.density.log_prob(x, *labels)
-        shard(self.flow, mesh["data_parallel"])
+        shard(self.flow, self.density.flows, mesh["data_parallel"])
         self._is_sharded = True
 
     def on_validation_batch_start(self, batch: Batches, batch_idx: int, *_: int) -> None:
@@ -214,17 +171,9 @@ class DensityEstimation(L.LightningModule):
         self._look_at_levels(batch)
 
     def _look_at_levels(self, batch: Batches) -> None:
-        """Warn of images in [0, 1] that were converted to 8 bits; one host synchronisation."""
-        if self._has_seen_levels:
-            return
-        self._has_seen_levels = True
-        images = as_batch(batch).images
-        if images.numel() and 0 < images.max() <= 1:
-            rank_zero_warn(
-                "DensityEstimation: no pixel of the first batch is above 1, but images are "
-                "read as 8-bit, from 0 to 255; multiply images in [0, 1] by 255 before they "
-                "are converted to uint8"
-            )
+        if not self._has_seen_levels:
+            self._has_seen_levels = True
+            warn_if_scaled(as_batch(batch).images)
 
     def on_validation_start(self) -> None:
         # Before a fit, Lightning tries the validation of a model that is yet to be trained.
@@ -241,60 +190,40 @@ class DensityEstimation(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batches, batch_idx: int) -> None:
         self._look_at_levels(batch)
-        # Whatever draws from the global generator does so as in a run that was never cut off.
+        # So the global generator draws what it would in a run that was never interrupted.
         rank = self.trainer.global_rank
         seed_generators(run_seed(), self.current_epoch, batch_idx, rank)
         if self.compile_density and not self._is_initialized:
-            # ActNorm takes its first batch here, outside of the compiled graph.
+            # ActNorm is initialised by its first batch here, outside of the compiled graph.
             x, labels = self.prepare(batch)
             with torch.no_grad():
-                self.flow.log_prob(x, *labels)
+                self.density.log_prob(x, *labels)
         self._is_initialized = True
 
     def training_step(self, batch: Batches, batch_idx: int) -> Tensor:
         batch = as_batch(batch)
-        if self.is_conditional and batch.labels is None:
-            raise RunError("the model is class-conditional, and the images have no labels")
-        x, labels = self.prepare(batch)
-        options: dict[str, Any] = {
-            "batch_size": len(x),
-            "sync_dist": True,
-            "prog_bar": True,
-        }
-        if self.is_classifier:
-            log_prob, logits = self._run(x)
-            given = self._given_labels(batch)
-            loss = self.flow.combine(log_prob, logits, given)
-            right = (logits.argmax(1) == given).float()
-            self.log("train/accuracy", right.mean(), **options)
-        else:
-            log_prob = self._run(x, *(self._drop(y, batch.seeds) for y in labels))
-            loss = None
-        bits = bits_per_dim(log_prob, x.shape[1:]).mean()
-        self.log("train/bits_per_dim", bits, **options)
-        return bits if loss is None else loss
-
-    def _given_labels(self, batch: Batch) -> Tensor:
-        labels = labels_of(batch)
-        if labels is None:
-            raise RunError("a classifier needs labels, and the images have none")
-        return labels.long()
-
-    def _drop(self, labels: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Labels, some of them replaced by -1."""
-        if not self.label_dropout:
-            return labels
-        if seeds:
-            draws = torch.tensor([Random(f"label {seed}").random() for seed in seeds])
-            draws = draws.to(labels.device, non_blocking=True)
-        else:
-            draws = torch.rand(labels.shape, device=labels.device)
-        return labels.masked_fill(draws < self.label_dropout, -1)
+        if self.labels is not None and batch.labels is None:
+            raise RunError("the model is trained with labels, and the images have none")
+        x = self.scale(batch)
+        labels = self._labels(batch)
+        if self.labels is not None and -1 in self.labels:
+            labels = tuple(drop_labels(y, self.label_dropout, batch.seeds) for y in labels)
+        loss, metrics = self._run(x, *labels)
+        for name, values in metrics.items():
+            if values.dim() == 1:  # whose mean counts
+                self.log(
+                    f"train/{name}",
+                    values.mean(),
+                    batch_size=len(x),
+                    sync_dist=True,
+                    prog_bar=True,
+                )
+        return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        # What keeps the residual flows of normflows invertible; nothing for other models. Here,
-        # as a checkpoint may be written right after the step.
+        # It keeps the residual flows of normflows invertible, and does nothing to other models.
+        # It runs here, since a checkpoint may be written right after the step.
         nf.utils.update_lipschitz(self.flow, 5)
 
     def validation_step(self, batch: Batches, batch_idx: int) -> None:
@@ -305,26 +234,22 @@ class DensityEstimation(L.LightningModule):
 
     def _evaluate(self, split: str, batch: Batches, batch_idx: int) -> None:
         batch = as_batch(batch)
-        # The same random numbers every time, so that epochs, models and numbers of processes
-        # compare on the same.
+        # Seeded by the images, so that epochs, models and numbers of processes are compared on
+        # equal random numbers.
         seed_generators(*(batch.indices[:1] or [batch_idx]))
-        x, labels = self.prepare(batch)
-        metrics: Any = self.metrics[f"{split}_split"]
+        x, labels = self.scale(batch), self._labels(batch)
         kept: Any = slice(None)
         if any(batch.padding):  # as a list, it would be copied with a synchronisation
             kept = torch.tensor(batch.kept, dtype=torch.long).to(x.device, non_blocking=True)
-        if self.is_classifier:
-            log_prob, logits = self._run(x)
-            given = self._given_labels(batch)
-            metrics["accuracy"].update((logits.argmax(1) == given).float()[kept])
-            metrics["calibration_error"].update(logits[kept], given[kept])
-        else:
-            log_prob = self._run(x, *labels)
-        metrics["bits_per_dim"].update(bits_per_dim(log_prob, x.shape[1:])[kept])
+            padding = torch.tensor(batch.padding).to(x.device, non_blocking=True)
+            labels = tuple(y.masked_fill(padding, 0) for y in labels)  # which may have none
+        _, values = self._run(x, *labels)
+        metrics: Any = self.metrics[f"{split}_split"]
         for name, metric in metrics.items():
+            metric.update(values[name][kept])
             self.log(f"{split}/{name}", metric, prog_bar=True, batch_size=len(x))
         if batch_idx == 0:  # the way back of autoregressive models takes its time
-            x, labels = x[:_FIRST], tuple(y[:_FIRST] for y in labels)
+            x, labels = x[:_FIRST], tuple(y[:_FIRST] for y in self.flow_labels(batch))
             z, _ = self.density.inverse_and_log_det(x, *labels)
             error = (self.density(z, *labels) - x).abs().max()
             self.log(
@@ -336,27 +261,23 @@ class DensityEstimation(L.LightningModule):
             )
 
     def prepare(self, batch: Batches) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Images in [-1, 1), and the labels if the flow takes them."""
+        """Images in [-1, 1), and the labels if the density takes them."""
         batch = as_batch(batch)
+        return self.scale(batch), self.flow_labels(batch)
+
+    def scale(self, batch: Batch) -> Tensor:
+        """Images in [-1, 1), with noise or dequantised."""
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         scale = partial(add_noise, sigma=self.noise) if self.noise else dequantize
-        x = scale(batch.images, dtype=dtype, seeds=batch.seeds or None)
-        return x, self.flow_labels(batch)
+        return scale(batch.images, dtype=dtype, seeds=batch.seeds or None)
 
     def flow_labels(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The labels if the flow takes them, -1 for images without."""
-        if not self.is_conditional:
-            return ()
-        labels = labels_of(batch)
-        if labels is None:
-            if not self.label_dropout:
-                rank_zero_warn(
-                    "the images have no labels and get -1, the null class, for which the model "
-                    "was not trained, as its label_dropout is 0"
-                )
-            count = len(batch.images)
-            return (torch.full((count,), -1, device=batch.images.device),)
-        return (labels.long(),)
+        """The labels if the density takes them, -1 for images without."""
+        return labels_for(self.density, batch, label_dropout=self.label_dropout)
+
+    def _labels(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The labels if the loss takes them."""
+        return labels_for(self.model, batch, label_dropout=self.label_dropout)
 
     def _optimizer_settings(self) -> dict[str, Any]:
         return {
@@ -367,18 +288,10 @@ class DensityEstimation(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), **self._optimizer_settings())
-
-        def factor(step: int) -> float:
-            warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
-            if not step:
-                # Lightning counts the steps of epochs by making the loader, which must not be
-                # before a checkpoint has told it where to go on.
-                return warmup
-            total = self.trainer.estimated_stepping_batches
-            return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
-
-        scheduler = Schedule(optimizer, factor)
+        schedule = Schedule.of_warmup_and_cosine(
+            optimizer, self.warmup_steps, lambda: self.trainer.estimated_stepping_batches
+        )
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }

@@ -1,12 +1,14 @@
-"""Means that do not depend on who computed what."""
+"""Metrics of all images of a split, the same for any number of processes."""
+
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
-from torchmetrics.functional.classification import multiclass_calibration_error
+from torchmetrics.functional.classification import binary_calibration_error
 from torchmetrics.utilities import dim_zero_cat
 
-__all__ = ["CalibrationError", "MeanOverImages"]
+__all__ = ["CalibrationError", "MeanOverImages", "make_metrics"]
 
 
 class MeanOverImages(Metric):
@@ -44,25 +46,28 @@ class CalibrationError(Metric):
 
     Example:
         >>> error = CalibrationError()
-        >>> error.update(torch.tensor([[9.0, -9.0], [-9.0, 9.0]]), torch.tensor([0, 1]))
-        >>> error.update(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
-        >>> bool(error.compute() < 1e-3)
-        True
+        >>> error.update(torch.tensor([[1.0, 1.0], [0.75, 0.0]]))  # confidence, 1 if right
+        >>> error.update(torch.zeros(0, 2))
+        >>> error.compute()
+        tensor(0.3750)
     """
 
     full_state_update = False
-    logits: list[Tensor]
-    labels: list[Tensor]
+    values: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("logits", default=[], dist_reduce_fx="cat")
-        self.add_state("labels", default=[], dist_reduce_fx="cat")
+        self.add_state("values", default=[], dist_reduce_fx="cat")
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        self.logits.append(logits.detach())
-        self.labels.append(labels)
+    def update(self, values: Tensor) -> None:
+        self.values.append(values.detach())
 
     def compute(self) -> Tensor:
-        logits, labels = dim_zero_cat(self.logits), dim_zero_cat(self.labels)
-        return multiclass_calibration_error(logits, labels, logits.shape[1])
+        confidence, right = dim_zero_cat(self.values).unbind(1)
+        return binary_calibration_error(confidence, right.long())
+
+
+def make_metrics(names: Iterable[str]) -> nn.ModuleDict:
+    """The metrics of a model by name, each updated with what its `loss_and_metrics` returns."""
+    known = {"calibration_error": CalibrationError}
+    return nn.ModuleDict({name: known.get(name, MeanOverImages)() for name in names})

@@ -1,5 +1,6 @@
 """Models whose parameters are spread over processes, by PyTorch's `fully_shard`."""
 
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -9,7 +10,6 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-from ..models import HybridClassifier
 from .io.checkpoints import load_checkpoint
 
 __all__ = ["Sharded", "agree", "shard"]
@@ -18,6 +18,7 @@ __all__ = ["Sharded", "agree", "shard"]
 _METHODS = (
     "inverse",
     "log_prob",
+    "loss_and_metrics",
     "sample",
     "embed",
     "inverse_and_log_det",
@@ -63,17 +64,28 @@ def agree(module: nn.Module, device: torch.device) -> None:
         tensor.data.copy_(shared)
 
 
-def shard(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Spread the parameters of a model of images over the processes of `mesh`, layer by layer.
+def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh) -> None:
+    """Spread the parameters of a model over the processes of `mesh`, layer by layer.
 
     Flows run by methods other than `forward`, which have to be made known. The first batch of
     `ActNorm` must have been seen, as what it writes into a layer in use would be lost.
+
+    Args:
+        model: a model of images.
+        layers: the flows inside, each put together while it runs.
+        mesh: the processes.
     """
-    classifies = isinstance(model, HybridClassifier)
-    density: Any = model.flow if classifies else model
-    layers = list(density.flows)
-    for module in (*layers, density, *([model] if classifies else [])):
-        # What is in no layer is a base or a head, used after the flow has returned.
+    layers = list(layers)
+    inside = {part for layer in layers for part in layer.modules()}
+    # What is in no layer, a base or a head, belongs to the model, and to the flow inside of it;
+    # both are used after the layers have returned.
+    holders = [
+        module
+        for module in model.modules()
+        if module not in inside and not inside.isdisjoint(module.modules())
+    ]
+    models = [holder for holder in holders if not isinstance(holder, nn.ModuleList)]
+    for module in (*layers, *reversed(models)):
         fully_shard(module, mesh=mesh, reshard_after_forward=module in layers)
         for method in _METHODS:
             if hasattr(module, method):

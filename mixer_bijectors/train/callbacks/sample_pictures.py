@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import normflows as nf
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -12,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...images import make_grid
-from ...models import ImageFlow
 from ..checks import as_batch
+from ..density_estimation import DensityEstimation
 from ..io.errors import RunError
 from ..io.files import make_folder, replacing
 from ..sharding import Sharded
@@ -36,12 +35,12 @@ class Pictures(L.Callback):
         every_n_epochs: epochs between two grids of samples.
         num_samples: images in the grid.
         temperature: scale of the base's standard deviation for samples.
-        options: what else samples are drawn with, such as the `guidance` of a TarFlow.
+        options: other options of sampling that layers of the model take, such as `guidance`,
+            a weight or the arguments of `mixer_bijectors.Guidance`.
 
     Samples of a class-conditional model are of all classes in turn, each column of the grid of
     one class. Those of a model of noisy images are denoised. With averaged weights, samples are
-    of these. Models that are no `ImageFlow` draw by normflows' own `sample`, without
-    temperature, options and denoising. Of images that have neither one nor three channels there
+    of these. Of images that have neither one nor three channels there
     is the curve alone.
 
     Raises:
@@ -62,9 +61,8 @@ class Pictures(L.Callback):
         self.options = {"temperature": temperature} | (options or {})
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        flow: Any = getattr(pl_module, "density", None)
-        if stage == "fit" and isinstance(flow, ImageFlow):
-            check_options(flow, self.options)
+        if stage == "fit" and isinstance(pl_module, DensityEstimation):
+            check_options(pl_module.density, self.options)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if callback is self:
                 return
@@ -85,7 +83,7 @@ class Pictures(L.Callback):
         samples = self._sample(module)
         if not (trainer.is_global_zero and is_picture(samples.shape)):
             return
-        columns = class_columns(len(samples), getattr(module.density, "num_classes", 0))
+        columns = class_columns(len(samples), module.density.num_classes)
         for path in ("samples.png", f"samples/step-{trainer.global_step:07d}.png"):
             make_folder((Path(folder) / path).parent)
             write_grid(Path(folder) / path, samples, columns)
@@ -103,7 +101,7 @@ class Pictures(L.Callback):
             x, labels = module.prepare(batch)
             some = torch.linspace(0, len(x) - 1, 8).long()
             shown = [t[some].to(module.device) for t in (x, *labels)]
-            figure = _reconstructions(module.density, *shown)
+            figure = _reconstructions(module, *shown)
             if trainer.is_global_zero:
                 _save(figure, folder / "reconstructions.png")
         _draw_curve(trainer, folder)
@@ -115,12 +113,9 @@ class Pictures(L.Callback):
 
     @torch.no_grad()
     def _sample(self, module: Any) -> Tensor:
-        flow: nf.NormalizingFlow = module.density
-        if not isinstance(flow, ImageFlow):
-            return flow.sample(self.num_samples)[0]
-        labels = None
-        if flow.num_classes:
-            labels = torch.arange(self.num_samples, device=module.device) % flow.num_classes
+        labels, count = None, module.density.num_classes
+        if count:
+            labels = torch.arange(self.num_samples, device=module.device) % count
         return draw(module, self.num_samples, labels, self.options)[0]
 
 
@@ -139,12 +134,12 @@ def _draw_curve(trainer: L.Trainer, folder: Path) -> None:
 
 
 @torch.no_grad()
-def _reconstructions(flow: nf.NormalizingFlow, x: Tensor, *labels: Tensor) -> Figure:
-    was_training = flow.training
-    flow.eval()
-    z = flow.inverse(x, *labels)
-    back = flow(z, *labels)
-    flow.train(was_training)
+def _reconstructions(module: Any, x: Tensor, *labels: Tensor) -> Figure:
+    was_training = module.flow.training
+    module.flow.eval()
+    z = module.density.inverse(x, *labels)
+    back = module.density(z, *labels)
+    module.flow.train(was_training)
     error = (back - x).abs().max().item()
     figure = Figure(figsize=(len(x), 3.4), layout="constrained")
     figure.suptitle(f"largest difference between x and x again: {error:.1e} of [-1, 1)")

@@ -1,4 +1,4 @@
-"""What a trained model is used for: samples, scores, embeddings, reconstructions."""
+"""The tasks of trained models: samples, scores, embeddings, reconstructions."""
 
 from .flow_trainer import FlowTrainer
 from .output import Output

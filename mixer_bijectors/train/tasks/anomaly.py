@@ -1,4 +1,4 @@
-"""Telling images of another kind by their density, and by what corrects it.
+"""Scores that tell images of another kind: their density, and corrections of it.
 
 A density alone fails in a known way: images that are simpler than those it was trained on, such
 as smooth ones, often get more of it (Nalisnick et al., 2018, https://arxiv.org/abs/1810.09136).
@@ -92,7 +92,7 @@ def anomaly_scores(bits: Tensor, complexity: Tensor, typical: float) -> dict[str
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
-    """How likely an image from outside scores above one from inside, ties counting half.
+    """Probability that an image from outside scores above one from inside, ties counting half.
 
     A score that is not a number, which a density may give what is far outside, counts as
     larger than all others.

@@ -1,4 +1,4 @@
-"""How much a linear classifier makes of frozen features."""
+"""Accuracy of a linear classifier of frozen features."""
 
 from collections.abc import Sequence
 

@@ -187,7 +187,7 @@ class Prediction(L.LightningModule):
             "compute": as_text(self.compute),
             "data": [type(self.data).__name__, settings(self.data), self.split, self.size],
             "images": digest_of_images(self.data, self.split, self.size),
-            "model": [digest_of_model(self.model.density), self.model.noise],
+            "model": [digest_of_model(self.model.flow), self.model.noise],
             "precision": str(self.trainer.precision),
         }
 

@@ -1,6 +1,5 @@
 """The task `sample`: images drawn from a model."""
 
-import inspect
 from functools import partial
 from typing import Any
 
@@ -9,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ...images import quantize
-from ...models import ImageFlow
+from ...layers.transformer_autoregressive import Guidance
 from ...models.denoising import denoise
+from ...models.former_options import FORMER_OPTIONS
 from ..data.batches import Batch, TensorSource
 from ..data.image_data_module import ImageDataModule
 from ..density_estimation import DensityEstimation
@@ -22,8 +22,6 @@ from .prediction import predict_images
 
 __all__ = ["check_options", "draw", "sample", "samples"]
 
-# Arguments of `sample` that are no options: the task gives them, or they change the result.
-_NO_OPTIONS = ("num_samples", "labels", "generator", "trace")
 _NAMED = 20  # classes in a line
 
 
@@ -37,7 +35,7 @@ def sample(
     batch_size: int = 64,
     temperature: float = 1.0,
     classes: int | str | list[int | str] | None = None,
-    guidance: float = 0.0,
+    guidance: Guidance | float = 0.0,
     seed: int | None = None,
     options: dict[str, Any] | None = None,
     overwrite: bool = False,
@@ -56,14 +54,12 @@ def sample(
         temperature: scale of the base's standard deviation.
         classes: labels or names of classes to draw in turn; by default all of a
             class-conditional model.
-        guidance: weight of the guidance of a TarFlow.
+        guidance: push samples of attention away from a weaker prediction: the weight, or all
+            that `mixer_bijectors.Guidance` takes.
         seed: what the images depend on; by default they are new ones each time.
-        options: what else the model's `sample` takes.
+        options: other options of sampling that layers of the model take, such as `method`.
         overwrite: replace files that are there.
     """
-    flow = model.density
-    if not isinstance(flow, ImageFlow):
-        raise RunError(f"{type(flow).__name__}: only models of images draw samples")
     if num_samples < 1:
         raise RunError(f"sample: num_samples must be at least 1, got {num_samples}")
     if seed is not None and seed < 0:
@@ -73,7 +69,7 @@ def sample(
     given = {"temperature": temperature} | (options or {})
     if guidance:
         given["guidance"] = guidance
-    check_options(flow, given)
+    check_options(model.density, given)
     with Output(
         *(trainer, model, ckpt_path, output, "samples.npz"), pictures=True, overwrite=overwrite
     ) as out:
@@ -112,28 +108,29 @@ def samples(
 def draw(
     model: DensityEstimation, number: int, labels: Tensor | None, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """Images of an `ImageFlow`, denoised if it is one of noisy images, and log-densities."""
+    """Images of a model, denoised if it is one of noisy images, and log-densities."""
     x, log_prob = model.density.sample(number, labels, **options)
     return denoise(model.density, x, model.noise, labels) if model.noise else x, log_prob
 
 
-def check_options(flow: ImageFlow, options: dict[str, Any]) -> None:
-    """Raise a RunError if the `sample` of a model does not take some of the options."""
-    parameters = inspect.signature(flow.sample).parameters
-    known = [name for name in parameters if name not in _NO_OPTIONS]
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if unknown := [name for name in options if name not in known and not takes_all]:
+def check_options(density: Any, options: dict[str, Any]) -> None:
+    """Raise a RunError if a model does not take some of the options of sampling."""
+    known = ("temperature", *density.sampling_options)
+    former = FORMER_OPTIONS if "guidance" in known else ()
+    if unknown := [name for name in options if name not in (*known, *former)]:
         raise RunError(
-            f"{type(flow).__name__} has no {unknown[0]}; leave it out, its options are "
+            f"the model has no {unknown[0]}; leave it out, its options of sampling are "
             f"{', '.join(known)}"
         )
+    density.check_temperature(options.get("temperature", 1.0))
 
 
 def _labels(
     model: DensityEstimation, classes: int | str | list[int | str] | None, num_samples: int
 ) -> list[int] | None:
     """The labels to draw in turn."""
-    if not model.is_conditional:
+    known = model.density.label_range
+    if known is None:
         if classes is not None:
             raise RunError("the model is not class-conditional; leave out classes")
         return None
@@ -149,12 +146,10 @@ def _labels(
     labels = []
     for name in chosen:
         label = names.index(name) if isinstance(name, str) and name in names else name
-        if isinstance(label, str) or label not in range(-1, count):
+        if isinstance(label, str) or label not in known:
             named = f", named {some(names)}" if names else ""
-            raise RunError(
-                f"the model has no class {label}, but {count} from 0{named}, and -1, the null "
-                "class"
-            )
+            null = ", and -1, the null class" if -1 in known else ""
+            raise RunError(f"the model has no class {label}, but {count} from 0{named}{null}")
         labels.append(label)
     return labels
 

@@ -13,6 +13,7 @@ from ..data.batches import Batch
 from ..data.image_data_module import ImageDataModule
 from ..data.images import Images
 from ..density_estimation import DensityEstimation
+from ..io.errors import RunError
 from .anomaly import anomaly_scores, auroc, complexity
 from .output import Output
 from .prediction import predict_images
@@ -46,7 +47,13 @@ def score(
     """
     alone = anomalies is None
     if anomalies is not None:
-        others = images_like(datamodule, anomalies, model.density.image_shape)
+        shape = model.density.image_shape
+        if shape is None:
+            raise RunError(
+                "the model does not say of what shape its images are; give it an attribute "
+                "image_shape, (channels, height, width)"
+            )
+        others = images_like(datamodule, anomalies, shape)
         if trainer.is_global_zero:
             others.prepare_data()  # which may not be there
     with Output(

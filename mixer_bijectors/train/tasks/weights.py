@@ -36,5 +36,5 @@ def load_weights(module: DensityEstimation, ckpt_path: str | os.PathLike[str] | 
         ) from error
     module.on_load_checkpoint(checkpoint)
     module.config = module.config or checkpoint.get("config")
-    warn_if_untrained(module.density)
+    warn_if_untrained(module.flow)
     return Path(ckpt_path)
