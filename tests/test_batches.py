@@ -276,6 +276,22 @@ def test_labels_the_model_has_no_class_for_are_told(source):
         as_batch(classifier.collate([classifier[ImageRequest(0)]]))
 
 
+def test_labels_are_those_of_the_model_by_the_names_of_classes(source):
+    class Named(ImageDataModule):
+        labels = range(-1, 3)
+        known_classes = ["c", "a", "b"]
+        class_names = ["a", "b"]
+
+        def setup(self, stage):
+            self.sources = {"test": source}
+
+    dataset = Named(2)._dataset("test")
+    assert [dataset[ImageRequest(index)][3] for index in (0, 1)] == [1, 2]
+    error = dataset[ImageRequest(2)]
+    assert isinstance(error, DataError)
+    assert str(error) == "image 2 (2) has the label 2, but class_names has 2 names"
+
+
 def test_batches_of_other_data_modules_are_taken():
     x, y = torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 2])
     assert as_batch(x).kept == [0, 1, 2]

@@ -202,6 +202,11 @@ class RequestedImages(Dataset[Any]):
         if label is None:
             return None
         if self.model_labels is not None and label >= 0:
+            if label >= len(self.model_labels):
+                raise DataError(
+                    f"image {index} ({self.source.name(index)}) has the label {label}, but "
+                    f"class_names has {len(self.model_labels)} names"
+                )
             label = self.model_labels[label]
         known = self.known_labels
         if known is not None and label not in known:

@@ -258,7 +258,7 @@ def _npz_array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
         start = member.tell()
     if dtype.kind not in "biuf":
         raise DataError(f"{path}: the array '{name}' is of dtype {dtype}, not of numbers")
-    # Before anything of that size is allocated.
+    # Checked before anything of that size is allocated.
     if info.file_size - start != math.prod(shape) * dtype.itemsize:
         raise DataError(f"{path}: the array '{name}' is not as long as its header says")
     if info.compress_type == zipfile.ZIP_STORED and info.file_size > start and not fortran:
@@ -268,7 +268,7 @@ def _npz_array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where a member's bytes start, behind a local header whose two last fields vary in size.
+    """The offset of a member, behind a local header whose two last fields vary in size.
 
     Their sizes in the directory at the end of the zip may be others.
     """

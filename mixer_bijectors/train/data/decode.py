@@ -96,7 +96,7 @@ def _turned(image: Image.Image, orientation: int | None) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the image is stored, from 1 for upright to 8, as EXIF counts."""
+    """The orientation in which an image is stored, from 1 for upright to 8, as EXIF counts."""
     exif = image.info.get("exif")
     if isinstance(exif, bytes) and (found := _exif_orientation(exif)):
         return found

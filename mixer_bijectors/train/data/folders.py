@@ -168,6 +168,6 @@ def _listed(tree: Tree, paths: list[str], listed: dict[str, int]) -> list[str]:
 
 
 def _instead(tree: Tree) -> str:
-    """What a folder without images holds."""
+    """A part of a sentence on the other contents of a folder without images."""
     left = [f"{some(paths)} ({reason})" for reason, paths in tree.left_out.items()]
     return f", but {'; '.join(left)}" if left else ""

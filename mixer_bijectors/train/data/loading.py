@@ -48,7 +48,7 @@ def load_splits(
     try:
         return _load(path, name, _place(path, is_path), train, used)
     except DataError as error:
-        # What is wrong with classes or columns is told by those who do not know where.
+        # Errors of classes and columns do not know the path.
         known = (printable(path), printable(os.path.expanduser(path)))
         if any(place in str(error) for place in known):
             raise
@@ -69,7 +69,7 @@ def load_splits(
 
 
 def _place(path: str, is_path: bool) -> Path | None:
-    """Where the images are, or None if they are on the hub."""
+    """The place of the images, or None if they are on the hub."""
     # Not resolved, so that an image is called by the path that leads to it here.
     place = Path(path).expanduser().absolute()
     if place.exists():

@@ -16,7 +16,7 @@ __all__ = ["first_line", "load_tables", "split_tables", "unambiguous"]
 
 
 def split_tables(tree: Tree) -> dict[str, list[str]]:
-    """Which parquet or arrow files make which split, by their names, as `datasets` has it.
+    """The parquet or arrow files of each split, by their names, as `datasets` has it.
 
     Folders that are named like splits count first, then words in the names of files, and
     without both all are in `train`. Files `data/NAME-00000-of-00001.parquet` are of NAME.
@@ -212,7 +212,7 @@ def _read(path: str, whole: bool = False) -> tuple[Any, int]:
 
 
 def first_line(error: BaseException) -> str:
-    """What was wrong at first, behind what `datasets` wraps it in, in one line."""
+    """The first line of the innermost cause of an error of `datasets`."""
     from datasets.exceptions import DatasetGenerationError
 
     while isinstance(error, DatasetGenerationError) and error.__cause__ is not None:

@@ -85,7 +85,7 @@ def _suffixes() -> frozenset[str]:
 
 
 def _walk(root: str) -> Iterator[tuple[str, str]]:
-    """What lies below a folder: paths from there, each a file, a folder or why it is none."""
+    """The paths below a folder, each with `file`, `folder`, or the reason why it is none."""
     # With each folder those that it lies in, where links have led.
     stack: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
     while stack:

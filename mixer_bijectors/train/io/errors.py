@@ -1,4 +1,4 @@
-"""What can go wrong outside of the program: one sentence each.
+"""Errors of files, data and settings: one sentence each.
 
 The command line prints it without a traceback, since it is put right by whoever runs the
 command and not in the code: a missing file, a damaged download, a full disk.
@@ -8,12 +8,12 @@ __all__ = ["DataError", "ImageError", "RunError"]
 
 
 class RunError(RuntimeError):
-    """Why a run cannot start or go on."""
+    """A run cannot start or go on."""
 
 
 class DataError(RunError):
-    """What is wrong with a dataset or with what it was asked for."""
+    """A dataset is wrong, or does not have what it was asked for."""
 
 
 class ImageError(DataError):
-    """Why one image cannot be read."""
+    """One image cannot be read; a `Source` raises it, and `on_bad_image` says what follows."""

@@ -89,7 +89,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> RunError:
-    """What to tell of a file or folder that cannot be written."""
+    """An error for a file or folder that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(
             f"the disk is full: {path} could not be written, what was there before is intact; "
