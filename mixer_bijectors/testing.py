@@ -33,10 +33,10 @@ def check_bijection(
     r"""Raise unless `flow` is a bijection and its log-determinants are correct.
 
     Checked in this order, on copies of the flow in evaluation mode: in the dtype of `x`, the
-    shapes, dtypes and devices of the results; then in float64, that values are finite and
-    the same when computed again, that neither input, context nor an earlier result is
-    overwritten, that a sample's result does not depend on its neighbours in the batch, that
-    `forward` and `inverse` undo each other both ways (each on a copy of its own, which remembers nothing of
+    shapes, dtypes and devices of the results; then in float64, that values are finite and the
+    same when computed again, that neither input, context nor an earlier result is overwritten,
+    that a sample's result does not depend on its neighbours in the batch, that `forward` and
+    `inverse` undo each other both ways (each on a copy of its own, which remembers nothing of
     the other), values and log-determinants alike, that each log-determinant equals the
     log-absolute-determinant of the autograd Jacobian, and that this Jacobian, the gradient of
     the log-determinant and the gradients of parameters are those of finite differences. The
