@@ -4,6 +4,7 @@ import sys
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ __all__ = [
     "check_builder",
     "check_context",
     "check_event",
+    "check_flag",
     "check_input",
     "check_precision",
     "check_size",
@@ -46,6 +48,13 @@ def check_size(name: str, argument: str, size: object, *, least: int) -> None:
         raise ValueError(
             f"{name}: {argument} must be a whole number from {least}, got {size!r}"
         )
+
+
+def check_flag(name: str, argument: str, flag: object) -> None:
+    """Refuse a list for all features, a word and so on, which would count as true."""
+    # Loops write i % 2.
+    if not (isinstance(flag, Integral | np.bool_) and flag in (0, 1)):
+        raise TypeError(f"{name}: {argument} must be True or False, got {flag!r}")
 
 
 def format_shape(*event: int | str) -> str:

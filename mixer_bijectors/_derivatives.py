@@ -34,8 +34,13 @@ class Run:
         return y.clone(), log_det.clone()
 
     def bare(self, x: Tensor, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        context = None if self.context is None else self.context[rows].clone()
-        return apply_flow(self.flow, x[rows], context, inverse=self.inverse)
+        if self.context is None:
+            return apply_flow(self.flow, x[rows], inverse=self.inverse)
+        context = self.context[rows].clone()
+        results = apply_flow(self.flow, x[rows], context, inverse=self.inverse)
+        if not torch.equal(context, self.context[rows]):
+            raise AssertionError(f"{self.where}: changes its context in place")
+        return results
 
 
 def check_close(what: str, got: Tensor, want: Tensor, atol: float, rtol: float) -> None:

@@ -5,12 +5,17 @@ from typing import Any, ClassVar
 
 from normflows.flows import Flow
 from torch import Tensor
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from ._checks import check_context, check_event, check_precision, check_size, event_axes
 from ._repr import describe
 
-__all__ = ["Bijection", "Shape", "complete_log_det"]
+__all__ = ["Bijection", "Shape", "complete_log_det", "copy_if_same"]
 
+# Hooks that compute a parameter from others before a module runs.
+_RECOMPUTE_PARAMETERS = (BasePruningMethod, SpectralNorm, WeightNorm)
 # Sizes of the axes of an event; None for an axis of any size.
 Shape = tuple[int | None, ...]
 
@@ -125,6 +130,10 @@ class Bijection(Flow):
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latents of data, and log_det of that map."""
+        for hook in self._forward_pre_hooks.values():
+            # Torch runs them when a module is called, which is `forward` alone.
+            if isinstance(hook, _RECOMPUTE_PARAMETERS):
+                hook(self, (x,))
         return self._run(x, context, inverse=True)
 
     def __repr__(self) -> str:
@@ -151,6 +160,7 @@ class Bijection(Flow):
     ) -> tuple[Tensor, Tensor]:
         context = self.check(x, context, inverse=inverse)
         y, log_det = self.transform(x, context, inverse=inverse, **options)
+        y = copy_if_same(y, x)
         # Contiguous, since users flatten results with view.
         return y.to(x.dtype).contiguous(), complete_log_det(type(self).__name__, x, log_det)
 
@@ -184,4 +194,9 @@ def complete_log_det(name: str, x: Tensor, log_det: Tensor | float) -> Tensor:
             f"{name} returned a log_det of shape {tuple(log_det.shape)} for a batch of "
             f"{batch}; expected ({batch},)"
         )
-    return log_det.to(x).expand(batch).contiguous()
+    return log_det.to(x).repeat(batch)  # a copy, since it may be a buffer of the layer
+
+
+def copy_if_same(y: Tensor, x: Tensor) -> Tensor:
+    """`y`, or a copy if it is `x` itself, so that nobody changes an input through a result."""
+    return x.clone() if y is x else y

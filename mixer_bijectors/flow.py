@@ -1,7 +1,9 @@
 """Any flow, also one of normflows: which shapes and context it declares, and how to run it."""
 
+import contextlib
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from ._checks import imported_class
 from ._dependencies import constant_in_graphs, flows_of_composite, uncompiled
 from ._repr import format_event
-from .bijection import Bijection, Shape, complete_log_det
+from .bijection import Bijection, Shape, complete_log_det, copy_if_same
 
 __all__ = [
     "Flow",
@@ -23,6 +25,7 @@ __all__ = [
     "chain_context",
     "chain_shapes",
     "check_flow",
+    "check_takes_context",
     "context_features",
     "event_shapes",
     "no_autocast",
@@ -30,12 +33,29 @@ __all__ = [
     "shapes_agree",
 ]
 
+# Where flows of normflows on vectors say of what size.
+_SPLINE_NET = "mprqat.autoregressive_net.initial_layer.in_features"
+_VECTOR_FLOWS = {
+    nf.flows.MaskedAffineAutoregressive: "features",
+    nf.flows.AutoregressiveRationalQuadraticSpline: _SPLINE_NET,
+    nf.flows.CircularAutoregressiveRationalQuadraticSpline: _SPLINE_NET,
+    nf.flows.CoupledRationalQuadraticSpline: "prqct.features",
+    nf.flows.CircularCoupledRationalQuadraticSpline: "prqct.features",
+    nf.flows.LULinearPermute: "linear.features",
+}
+
+
+def _method(flow: nn.Module, name: str) -> Any:
+    # One that is replaced on the instance, as tools for profiling and offloading do, counts.
+    method = flow.__dict__.get(name) or getattr(type(flow), name)
+    return getattr(method, "__func__", method)
+
+
+def _takes_context(flow: nn.Module, method: str) -> bool:
+    return _signature_takes_context(_method(flow, method))
+
 
 @constant_in_graphs
-def _takes_context(flow_type: type, method: str) -> bool:
-    return _signature_takes_context(getattr(flow_type, method))
-
-
 @functools.cache
 def _signature_takes_context(function: Callable[..., object]) -> bool:
     parameters = inspect.signature(function).parameters
@@ -55,9 +75,9 @@ def context_features(flow: nn.Module) -> int | None:
     if isinstance(flow, Bijection) or hasattr(flow, "context_features"):
         declared: Any = flow.context_features
         return declared
-    if not isinstance(flow, Flow) or not _takes_context(type(flow), "inverse"):
+    if not isinstance(flow, Flow) or not _takes_context(flow, "inverse"):
         return 0
-    if type(flow).inverse.__module__.split(".")[0] != "normflows":
+    if not _is_of_normflows(flow):
         return None
     for module in flow.modules():
         layer = getattr(module, "context_layer", None)
@@ -65,6 +85,19 @@ def context_features(flow: nn.Module) -> int | None:
         if size:
             return int(size)
     return 0
+
+
+def _is_of_normflows(flow: nn.Module) -> bool:
+    module = getattr(_method(flow, "inverse"), "__module__", "")
+    return bool(module.split(".")[0] == "normflows")
+
+
+def _reads_context(flow: nn.Module, method: str) -> bool:
+    """Whether to hand a context to a method of a flow."""
+    if not _takes_context(flow, method):
+        return False
+    # Its nets that were built without a context fail when they get one.
+    return not _is_of_normflows(flow) or context_features(flow) != 0
 
 
 def event_shapes(flow: nn.Module) -> tuple[Shape | None, Shape | None]:
@@ -76,6 +109,10 @@ def event_shapes(flow: nn.Module) -> tuple[Shape | None, Shape | None]:
         return event_shapes(declared.flow)[::-1]
     if type(declared) is nf.flows.Composite:
         return chain_shapes("Composite", flows_of_composite(declared))
+    with contextlib.suppress(AttributeError):  # of nets that a user has put there
+        if type(declared) in _VECTOR_FLOWS:
+            size = operator.attrgetter(_VECTOR_FLOWS[type(declared)])(declared)
+            return (size,), (size,)
     return None, None
 
 
@@ -106,6 +143,21 @@ def check_flow(name: str, flow: object) -> None:
             f"{name}: expected a flow of normflows, got {type(flow).__name__}; a flow has "
             "forward and inverse, each of which returns the result and its log_det"
         )
+    check_takes_context(name, flow)
+
+
+def check_takes_context(name: str, flow: nn.Module) -> None:
+    """Refuse a flow that declares a context for which a method of it has no argument."""
+    flow = uncompiled(flow)
+    if not context_features(flow):
+        return
+    for method in ("forward", "inverse"):
+        if not _takes_context(flow, method):
+            raise TypeError(
+                f"{name}: {type(flow).__name__} declares context_features="
+                f"{flow.context_features}, but its {method} has no argument context, so that "
+                "it would never get one"
+            )
 
 
 def call_flow(
@@ -126,7 +178,7 @@ def call_flow(
     if options:
         known = sampling_options([flow])
         options = {name: value for name, value in options.items() if name in known}
-    if context is not None and _takes_context(type(uncompiled(flow)), method):
+    if context is not None and _reads_context(uncompiled(flow), method):
         return run(x, context=context, **options)
     return run(x, **options)
 
@@ -145,7 +197,14 @@ def apply_flow(
     normflows return it, is broadcast to (batch,).
     """
     y, log_det = call_flow(flow, x, context, inverse=inverse, **options)
-    return y, complete_log_det(type(flow).__name__, x, log_det)
+    name = type(flow).__name__
+    if y.shape[1:].numel() != x.shape[1:].numel():
+        raise ValueError(
+            f"{name}: events of shape {tuple(x.shape[1:])} became {tuple(y.shape[1:])}, of "
+            "another number of dimensions, so that it is no bijection of them; build it for "
+            "events of this shape"
+        )
+    return copy_if_same(y, x), complete_log_det(name, x, log_det)
 
 
 def apply_flows(

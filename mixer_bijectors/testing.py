@@ -17,7 +17,7 @@ from ._derivatives import (
     derivatives,
     position,
 )
-from .flow import call_flow
+from .flow import call_flow, check_takes_context
 
 __all__ = ["check_bijection"]
 
@@ -34,8 +34,8 @@ def check_bijection(
     r"""Raise unless `flow` is a bijection and its log-determinants are correct.
 
     Checked in this order, on copies of the flow in evaluation mode: in the dtype of `x`, the
-    shapes, dtypes and devices of the results; then in float64, that values are finite and
-    the same when computed again, that neither the input nor an earlier result is overwritten,
+    shapes, dtypes and devices of the results; then in float64, that values are finite and the
+    same when computed again, that neither input, context nor an earlier result is overwritten,
     that a sample's result does not depend on its neighbours in the batch, that `forward` and
     `inverse` undo each other both ways (each on a copy of its own, which remembers nothing of
     the other), values and log-determinants alike, that each log-determinant equals the
@@ -57,7 +57,8 @@ def check_bijection(
 
     Raises:
         AssertionError: a property fails; the message says which, where and by how much.
-        TypeError: a model in place of a flow, or what has no `inverse`.
+        TypeError: a model in place of a flow, or what has no `inverse`, or declares a context
+            and has no argument for it.
         ValueError: `x` that is not floating point or not finite, or whose samples are all the
             same; a context for another batch.
 
@@ -78,7 +79,7 @@ def check_bijection(
     # Gradients need ordinary tensors. An untrained ActNorm is as good a bijection as any.
     with torch.inference_mode(False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "ActNorm: used in evaluation mode")
-        context, z = (None if t is None else t.clone() for t in (context, z))
+        context, z = _clone(context), _clone(z)
         _check(copy.deepcopy(flow).eval(), x.clone(), context, z, atol, rtol)
 
 
@@ -177,6 +178,7 @@ def _check_arguments(flow: nn.Module, x: Tensor, context: Tensor | None) -> None
             f"check_bijection: {name} has no inverse, so it is no flow; give it the methods "
             "forward and inverse, which return a tensor and its log_det"
         )
+    check_takes_context("check_bijection", flow)
     if not (isinstance(x, Tensor) and x.is_floating_point() and bool(x.isfinite().all())):
         raise ValueError("check_bijection: x must be a floating point tensor of finite values")
     if len(x) < 2:
@@ -200,7 +202,7 @@ def _check_outputs(
 ) -> tuple[Tensor, bool]:
     """The result, and whether its log_det is one number for all samples."""
     where = f"{name}.{method}"
-    result = call_flow(flow, x.clone(), context, inverse=method == "inverse")
+    result = call_flow(flow, x.clone(), _clone(context), inverse=method == "inverse")
     if not (
         isinstance(result, tuple | list)
         and len(result) == 2
@@ -230,6 +232,10 @@ def _check_outputs(
                 f"the input {x.dtype} on {x.device}"
             )
     return y.clone(), log_det.shape != (len(x),)
+
+
+def _clone(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone()
 
 
 def _check_finite(where: str, what: str, value: Tensor) -> None:

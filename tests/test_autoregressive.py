@@ -210,6 +210,19 @@ def test_compiles_once_for_all_batches(wrap, way, context_features):
 
 
 class TestContinuousFlow:
+    @pytest.mark.parametrize(
+        "run",
+        [
+            lambda layer, x: torch.func.vmap(lambda row: layer.inverse(row[None])[0])(x),
+            lambda layer, x: torch.func.grad(lambda rows: layer.inverse(rows)[0].sum())(x),
+            lambda layer, x: layer.to("meta").inverse(x.to("meta")),
+        ],
+        ids=["vmap", "grad", "meta"],
+    )
+    def test_says_what_its_solver_cannot_do(self, run):
+        with pytest.raises(RuntimeError, match=r"^ContinuousFlow: cannot be traced"):
+            run(mb.ContinuousFlow(3, hidden_features=8).eval(), torch.randn(2, 3))
+
     @pytest.mark.parametrize(("std", "error"), [(0.1, 3e-6), (0.2, 5e-5)])
     def test_round_trips_at_the_default_tolerance(self, std, error):
         layer = randomised(mb.ContinuousFlow(6), std).eval().float()

@@ -1,10 +1,13 @@
 """The declarations of layers, and the checks of the base class."""
 
+from functools import partial
+
 import normflows as nf
 import pytest
 import torch
 from nflows.transforms import LULinear as NflowsLULinear
 from torch import nn
+from torch.nn.utils import prune
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
@@ -292,6 +295,26 @@ def test_log_dets_of_transforms_are_completed_or_refused():
         Constant(torch.zeros(4, 1))(x)
 
 
+@pytest.mark.parametrize(
+    ("reparametrise", "source"),
+    [
+        (lambda layer: prune.l1_unstructured(layer, "factors", 0.3), "factors_orig"),
+        (lambda layer: nn.utils.weight_norm(layer, "factors"), "factors_g"),
+    ],
+    ids=["pruning", "weight_norm"],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_both_directions_use_parameters_that_hooks_compute(reparametrise, source):
+    layer, x = mb.LULinear(4, identity_init=False), torch.randn(3, 4)
+    reparametrise(layer)
+    for _ in range(2):  # the graph of the first pass is gone in the second
+        layer.inverse(x)[0].square().sum().backward()
+    with torch.no_grad():
+        getattr(layer, source).mul_(2)
+    z, log_det = layer.inverse(x)
+    assert_close(layer(z), (x, -log_det), atol=1e-5, rtol=1e-5)
+
+
 SIZED = (
     mb.ActNorm,
     mb.LULinear,
@@ -325,6 +348,23 @@ def test_sizes_that_are_no_whole_numbers_are_refused(make, size):
             lambda: mb.Coupling(4, hidden_features=0),
             "ResidualMLP: hidden_features must be a whole",
         ),
+        (
+            lambda: mb.Autoregressive(4, hidden_features=[8, 8]),
+            r"Autoregressive: hidden_features must be a whole number from 1, got \[8, 8\]",
+        ),
+        (
+            lambda: mb.Autoregressive(4, num_blocks=1.5),
+            "Autoregressive: num_blocks must be a whole number from 0, got 1.5",
+        ),
+        (lambda: mb.ContinuousFlow(4, tol="1e-3"), "tol must be positive, got '1e-3'"),
+        (
+            lambda: mb.Patchify((1, 4, 4.0), 2),
+            r"Patchify: image_shape must be \(channels, height, width\), got \(1, 4, 4.0\)",
+        ),
+        (
+            lambda: mb.Shift.inner_shape(16, 2),
+            r"Shift: image_shape must be \(channels, height, width\), got 16",
+        ),
         (lambda: mb.Patchify((1, 4, 4), 2.0), "must be a whole number or a pair of them"),
         (lambda: mb.Patchify((1, 4, 4), (2, 2, 2)), "must be a whole number or a pair of them"),
         (lambda: mb.CyclicShift((1, 4, 4), 2, offset="1"), "must be a whole number or a pair"),
@@ -333,3 +373,19 @@ def test_sizes_that_are_no_whole_numbers_are_refused(make, size):
 def test_impossible_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("layer", "option"),
+    [
+        (mb.Coupling, "reverse"),
+        (mb.Autoregressive, "reverse"),
+        (mb.LULinear, "identity_init"),
+        (partial(mb.TransformerAutoregressive, 4), "reverse"),
+        (partial(mb.TransformerAutoregressive, 4), "volume_preserving"),
+    ],
+)
+@pytest.mark.parametrize("value", [[False, True], "no", 2, None])
+def test_an_option_is_true_or_false(layer, option, value):
+    with pytest.raises(TypeError, match=f": {option} must be True or False, got "):
+        layer(4, **{option: value})

@@ -74,6 +74,65 @@ def test_a_compiled_layer_takes_context():
     assert_close(chain.inverse(x, context), layer.inverse(x, context))
 
 
+def test_flows_of_normflows_without_context_get_none():
+    flows = [
+        nf.flows.MaskedAffineAutoregressive(4, 8),
+        nf.flows.AutoregressiveRationalQuadraticSpline(4, 1, 8),
+        nf.flows.CoupledRationalQuadraticSpline(4, 1, 8),
+        nf.flows.LULinearPermute(4),
+    ]
+    x, context = torch.randn(3, 4), torch.randn(3, 2)
+    chain = mb.Chain([*flows, mb.Coupling(4, context_features=2)])
+    assert_close(chain.inverse(x, context), mb.Chain(flows).inverse(x))
+
+
+def test_a_flow_that_drops_features_is_no_bijection():
+    message = r"Permute: events of shape \(6,\) became \(5,\)"
+    for layer, x in (
+        (mb.Chain([nf.flows.Permute(5)]), torch.randn(2, 6)),
+        (mb.ChannelMixing(nf.flows.Permute(5)), torch.randn(2, 3, 6)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            layer.inverse(x)
+
+
+def test_a_method_on_the_instance_says_whether_it_takes_a_context():
+    layer, seen = nf.flows.ActNorm(4), []
+
+    def inverse(x, context=None):
+        seen.append(context)
+        return type(layer).inverse(layer, x)
+
+    layer.inverse = inverse
+    context = torch.randn(3, 2)
+    apply_flow(layer, torch.randn(3, 4), context, inverse=True)
+    assert seen[0] is context
+
+
+@pytest.mark.parametrize("method", ["forward", "inverse"])
+def test_a_context_that_is_declared_must_be_taken_both_ways(method):
+    class Declares(Foreign):
+        context_features = 2
+
+        def forward(self, z, context=None):
+            return z, 0
+
+        def inverse(self, x, context=None):
+            return x, 0
+
+    layer = Declares(0)
+    assert mb.Chain([layer]).context_features == 2
+    setattr(Declares, method, lambda self, x, y=None: (x, 0))
+    message = f"Declares declares context_features=2, but its {method} has no argument context"
+    for use in (
+        lambda: mb.Chain([layer]),
+        lambda: mb.ChannelMixing(layer),
+        lambda: mb.check_bijection(layer, torch.randn(3, 4), torch.randn(3, 2)),
+    ):
+        with pytest.raises(TypeError, match=message):
+            use()
+
+
 def test_hooks_of_all_kinds_run():
     layer = mb.Coupling(5, hidden_features=8)
     seen = []

@@ -243,6 +243,8 @@ class TestBackwards:
             lambda: copied(composite)._transforms.__setitem__(0, layer),
             lambda: copied(copied(multiscale)).add_transform(layer, (6,)),
             lambda: copied(model).flows.append(transform),
+            lambda: copied(mb.Chain([layer])).flows.append(transform),
+            lambda: setattr(copied(mb.ChannelMixing(layer)), "flow", transform),
         ):
             with pytest.raises(TypeError, match=r"would run (Coupling|LULinear) backwards"):
                 place()

@@ -186,6 +186,21 @@ SHIFT = ((3, 32, 32), 4)
             (2, 64, 48),
             "ChannelMixing: expected 64 features, got 48 in an input of shape (2, 64, 48)",
         ),
+        *(
+            (
+                lambda flow=flow: mb.PatchMixing(flow),
+                (2, 64, 48),
+                "PatchMixing: expected 48 patches, got 64 in an input of shape (2, 64, 48)",
+            )
+            for flow in (
+                nf.flows.MaskedAffineAutoregressive(48, 64),
+                nf.flows.AutoregressiveRationalQuadraticSpline(48, 1, 64),
+                nf.flows.CircularAutoregressiveRationalQuadraticSpline(48, 1, 64, [0]),
+                nf.flows.CoupledRationalQuadraticSpline(48, 1, 8),
+                nf.flows.CircularCoupledRationalQuadraticSpline(48, 1, 8, [0]),
+                nf.flows.LULinearPermute(48),
+            )
+        ),
         (
             lambda: mb.PixelMixing(coupling(4)),
             (2, 3, 8, 8),

@@ -189,6 +189,16 @@ class Alone(Scale):
         return x / 2
 
 
+class ChangesContext(Scale):
+    def forward(self, z, context=None):
+        context.mul_(2)
+        return super().forward(z)
+
+    def inverse(self, x, context=None):
+        context.mul_(2)
+        return super().inverse(x)
+
+
 class NotFinite(Scale):
     def inverse(self, x):
         return torch.log(x), super().inverse(x)[1]
@@ -316,6 +326,11 @@ def test_names_the_mistake(mistake):
         mb.check_bijection(mistake(), data())
     assert MISTAKES[mistake] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_context_may_not_be_changed():
+    with pytest.raises(AssertionError, match=r"ChangesContext.inverse: changes its context"):
+        mb.check_bijection(ChangesContext(), data(), torch.ones(4, 2))
 
 
 def test_leaves_the_flow_as_it_was():

@@ -46,8 +46,9 @@ def check_child(module: nn.Module, name: str, child: nn.Module | None) -> None:
         vars(child)[_OWNER] = owner
         for child_name, grandchild in child.named_children():
             check_child(child, child_name, grandchild)
-        # The warning names the line that builds the owner, whose __init__ sets an attribute.
-        warn_unless_alternating([child], name=owner[0], stacklevel=4)
+        if owner[1] != "mixer_bijectors":  # whose Chain says it itself
+            # Of the line that builds the owner, which assigns to an attribute in its __init__.
+            warn_unless_alternating([child], name=owner[0], stacklevel=4)
         return
     of_nflows = owner[1] == "nflows"
     if isinstance(child, Flow if of_nflows else transform):
@@ -61,7 +62,8 @@ def _owner(kind: type[nn.Module]) -> tuple[str, str] | None:
     """The name of a class, and the library whose methods run its children, if any."""
     for base in kind.__mro__:
         package = base.__module__.partition(".")[0]
-        if package in ("nflows", "normflows"):
+        runs_flows = package == "mixer_bijectors" and vars(base).get("holds_flows")
+        if runs_flows or package in ("nflows", "normflows"):
             return kind.__name__, package
         # A class with methods of its own, such as an adapter, may run its children in either
         # direction.

@@ -8,7 +8,7 @@ from normflows.nets import MADE
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .._checks import check_univariate
+from .._checks import check_flag, check_size, check_univariate
 from ..bijection import Bijection
 from ..nets import ResidualMLP
 from ..univariate import Affine, Univariate
@@ -67,10 +67,14 @@ class Autoregressive(Bijection):
         reverse: bool = False,
     ) -> None:
         super().__init__((features,), context_features=context_features)
-        check_univariate(type(self).__name__, univariate)
+        name = type(self).__name__
+        check_univariate(name, univariate)
+        check_flag(name, "reverse", reverse)
+        check_size(name, "hidden_features", hidden_features, least=1)
+        check_size(name, "num_blocks", num_blocks, least=0)
         if hidden_features < features - 1:
             raise ValueError(
-                f"{type(self).__name__}: hidden_features must be at least features - 1 = "
+                f"{name}: hidden_features must be at least features - 1 = "
                 f"{features - 1}, or some features reach no hidden unit, got {hidden_features}"
             )
         self.features = features

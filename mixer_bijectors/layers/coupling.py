@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_builder, check_univariate
+from .._checks import check_builder, check_flag, check_univariate
 from ..bijection import Bijection
 from ..nets import ResidualMLP
 from ..univariate import Affine, Univariate
@@ -67,6 +67,7 @@ class Coupling(Bijection):
                 f"got {features}"
             )
         check_univariate(type(self).__name__, univariate)
+        check_flag(type(self).__name__, "reverse", reverse)
         check_builder(type(self).__name__, "net", net)
         self.features = features
         self.univariate = univariate

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._checks import check_flag
 from ..bijection import Bijection
 from ..flow import no_autocast
 
@@ -47,6 +48,7 @@ class LULinear(Bijection):
 
     def __init__(self, features: int, *, identity_init: bool = True) -> None:
         super().__init__((features,))
+        check_flag(type(self).__name__, "identity_init", identity_init)
         self.features = features
         self.identity_init = identity_init
         factors = torch.zeros(features, features)

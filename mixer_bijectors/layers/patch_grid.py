@@ -31,7 +31,7 @@ def cut(image: Tensor, patch_size: tuple[int, int]) -> Tensor:
     """The mixer matrix (batch, patches, features) of an image."""
     patch_height, patch_width = patch_size
     cells = image.unflatten(3, (-1, patch_width)).unflatten(2, (-1, patch_height))
-    return cells.permute(0, 2, 4, 1, 3, 5).flatten(3, 5).flatten(1, 2)
+    return _copied(cells.permute(0, 2, 4, 1, 3, 5)).flatten(3, 5).flatten(1, 2)
 
 
 def join(
@@ -42,7 +42,26 @@ def join(
     patch_height, patch_width = patch_size
     cells = matrix.unflatten(2, (channels, patch_height, patch_width))
     cells = cells.unflatten(1, (height // patch_height, width // patch_width))
-    return cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return _copied(cells.permute(0, 3, 1, 4, 2, 5)).flatten(4, 5).flatten(2, 3)
+
+
+def _copied(cells: Tensor) -> Tensor:
+    """A copy, also where one of a single patch would be a view of the input."""
+    return cells.clone(memory_format=torch.contiguous_format)
+
+
+def _to_image_shape(name: str, image_shape: Sequence[int]) -> tuple[int, int, int]:
+    """(channels, height, width) of an image, if all three are whole numbers from 1."""
+    try:
+        channels, height, width = map(operator.index, image_shape)
+    except (TypeError, ValueError):
+        channels = height = width = 0
+    if min(channels, height, width) < 1:
+        raise ValueError(
+            f"{name}: image_shape must be (channels, height, width), got {image_shape!r}; all "
+            "three are whole numbers from 1"
+        )
+    return channels, height, width
 
 
 class Patchify(Bijection):
@@ -82,12 +101,7 @@ class Patchify(Bijection):
     """
 
     def __init__(self, image_shape: Sequence[int], patch_size: int | Sequence[int]) -> None:
-        if len(image_shape) != 3 or min(image_shape) < 1:
-            raise ValueError(
-                f"{type(self).__name__}: image_shape must be (channels, height, width), "
-                f"got {tuple(image_shape)}"
-            )
-        channels, height, width = map(operator.index, image_shape)
+        channels, height, width = _to_image_shape(type(self).__name__, image_shape)
         patch_height, patch_width = to_pair(patch_size)
         for side, image, patch in (
             ("height", height, patch_height),
@@ -197,7 +211,7 @@ class Shift(Bijection):
         offset: int | Sequence[int] | None = None,
     ) -> tuple[int, int, int]:
         """Shape (channels, height, width) of the image that the moved grid covers."""
-        channels, *sides = image_shape
+        channels, *sides = _to_image_shape("Shift", image_shape)
         patch = to_pair(patch_size)
         offsets = _offset(patch_size, offset)
         if not any(offsets) or any(not 0 <= o < p for o, p in zip(offsets, patch)):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_size, is_concrete
+from .._checks import check_flag, check_size, is_concrete
 from ..bijection import Bijection
 from ..nets import CausalTransformer
 from ..solvers.fixed_point import solve_in_fixed_passes, with_implicit_gradients
@@ -157,6 +157,8 @@ class TransformerAutoregressive(Bijection):
         volume_preserving: bool = False,
     ) -> None:
         check_size(type(self).__name__, "num_classes", num_classes, least=0)
+        check_flag(type(self).__name__, "reverse", reverse)
+        check_flag(type(self).__name__, "volume_preserving", volume_preserving)
         super().__init__((num_patches, features), context_features=num_classes)
         if num_patches < 2:
             raise ValueError(

@@ -63,7 +63,7 @@ class Univariate(ABC):
 
 def check_number(name: str, argument: str, value: object) -> None:
     """Raise unless `value` is one number, rather than a tensor or list of one per feature."""
-    if not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
             f"{name}: {argument} must be one number for all features, got a "
             f"{type(value).__name__}; scale the features before and after instead"
