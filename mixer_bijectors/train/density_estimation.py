@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..images import add_noise, bits_per_dim, dequantize
 from ..layers.actnorm import ActNorm
 from ..models import HybridClassifier
+from ._lightning import averages_buffers, trainer_of, training_loader
 from .checks import Batches, as_batch, check_precision, labels_of, warn_if_untrained
 from .data.batches import Batch, run_seed, seed_generators
 from .data.image_data_module import ImageDataModule
@@ -164,7 +165,7 @@ class DensityEstimation(L.LightningModule):
                     "overfit_batches puts images in another order; use limit_train_batches"
                 )
         for callback in self._callbacks():
-            if isinstance(callback, WeightAveraging) and callback._use_buffers:
+            if isinstance(callback, WeightAveraging) and averages_buffers(callback):
                 # The average of an index is no index: shifted layers would read wrong pixels.
                 raise RunError(
                     f"{type(callback).__name__}: set use_buffers to false, since buffers of "
@@ -173,7 +174,7 @@ class DensityEstimation(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.class_names = checkpoint.get("class_names")
-        data = getattr(self._trainer, "datamodule", None)
+        data = getattr(trainer_of(self), "datamodule", None)
         if isinstance(data, ImageDataModule):
             data.known_classes = self.class_names
 
@@ -198,7 +199,7 @@ class DensityEstimation(L.LightningModule):
             # a layer writes into its parameters while it is put together is lost.
             precision.convert_module(self)
             self.to(strategy.root_device)
-            loader = self.trainer.fit_loop._data_source.dataloader()
+            loader = training_loader(self.trainer)
             batch = strategy.batch_to_device(as_batch(next(iter(loader))), strategy.root_device)
             x, labels = self.prepare(batch)
             with torch.no_grad(), precision.train_step_context():
