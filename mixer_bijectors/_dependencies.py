@@ -1,6 +1,6 @@
 """Every use of names that torch, normflows and nflows do not promise to keep.
 
-An upgrade of theirs may take these names away; `tests/test_private_api.py` then fails.
+An upgrade of theirs may take these names away; `tests/test_dependencies.py` then fails.
 """
 
 import copy

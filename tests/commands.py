@@ -75,7 +75,8 @@ def command(*arguments, fails=False):
 
 def bits_of_test(printed):
     """The bits per dimension in the table that `test` prints, to all digits."""
-    return float(re.search(r"test/bits_per_dim\s+(\S+)", printed)[1])
+    # The table is drawn with lines where the package rich is there.
+    return float(re.search(r"test/bits_per_dim[\s│]+(\S+)", printed)[1])
 
 
 # Where a process may be killed: before a call of one of these.

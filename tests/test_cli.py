@@ -31,6 +31,7 @@ from PIL import Image
 import mixer_bijectors as mb
 from mixer_bijectors.train import DensityEstimation, Digits, Images, RunError, load_checkpoint
 from mixer_bijectors.train.io.reasons import reason_of
+from mixer_bijectors.train.run_folder import RunFolder
 
 
 def fit(folder, steps, *options, **how):
@@ -60,7 +61,7 @@ REDUCED = {
         *(f"{FLOW}layers_per_block", "1", f"{FLOW}head_dim", "8"),
     ],
 }
-ALL_CONFIGS = sorted(Path(str(CONFIGS)).glob("*.yaml"))
+ALL_CONFIGS = sorted(p for p in Path(str(CONFIGS)).glob("*.yaml") if p.stem != "base")
 # One of those that have no callbacks of their own.
 FAST = ("tarflow_imagenet64",)
 
@@ -90,7 +91,9 @@ def test_a_run_of_every_configuration_goes_on(path, tmp_path, capsys):
     call(*options, "--trainer.max_steps", 3)
     told = capsys.readouterr().out
     assert re.search(r"the run goes on from \S+last.ckpt, step 2\n", told)
-    assert "in the run of the checkpoint" not in told, "nothing differs"
+    assert re.findall(r"(\S+) is .* in the run of the checkpoint", told) == [
+        "trainer.max_steps"
+    ]
     assert step_of(tmp_path) == 3 and not (tmp_path / "version_1").exists()
 
 
@@ -157,6 +160,35 @@ def test_checkpoints_in_other_places_are_no_reason_to_start_anew(place, tmp_path
     assert not (tmp_path / "version_0").exists()
 
 
+def test_last_is_found_where_a_logger_of_the_user_has_its_folder(tmp_path, capsys):
+    """Outside of the folder of runs."""
+    options = ["--trainer.logger", "lightning.pytorch.loggers.CSVLogger"]
+    options += ["--trainer.logger.save_dir", tmp_path / "logs", "--ckpt_path", "last"]
+    for steps in (1, 2):
+        fit(tmp_path / "runs", steps, *options)
+    told = capsys.readouterr().out
+    folder = tmp_path / "logs" / "lightning_logs"
+    assert f"there is no checkpoint in {tmp_path}/runs, {folder}: the run starts anew" in told
+    assert f"goes on from {folder}/version_0/checkpoints/last.ckpt, step 1" in told
+
+
+def test_last_is_found_where_a_callback_of_the_user_writes(tmp_path, capsys):
+    options = [OTHER_CALLBACKS, "--trainer.callbacks.dirpath", tmp_path / "kept"]
+    options += ["--trainer.callbacks.save_last", "true", "--ckpt_path", "last"]
+    fit(tmp_path / "one", 1, *options)
+    fit(tmp_path / "two", 2, *options)
+    assert f"goes on from {tmp_path}/kept/last.ckpt, step 1" in capsys.readouterr().out
+
+
+def test_weights_alone_are_nothing_to_go_on_from(tmp_path):
+    weights = ["--trainer.callbacks.save_weights_only", "true"]
+    fit(tmp_path, 1, OTHER_CALLBACKS, *weights, "--trainer.callbacks.filename", "some")
+    path = tmp_path / "version_0" / "checkpoints" / "some.ckpt"
+    told = fit(tmp_path, 2, "--ckpt_path", path, fails=True)
+    assert told.startswith(f"mixer-bijectors: {path} holds weights alone, as save_weights_only")
+    task("score", path, tmp_path / "s.csv")
+
+
 def test_a_damaged_last_checkpoint_is_told_with_another(tmp_path):
     folder = tmp_path / "version_0" / "checkpoints"
     folder.mkdir(parents=True)
@@ -165,6 +197,10 @@ def test_a_damaged_last_checkpoint_is_told_with_another(tmp_path):
     told = f"mixer-bijectors: {last} is damaged, or no checkpoint"
     assert fit(tmp_path, 1, "--ckpt_path", "last", fails=True) == told
     torch.save({}, best)
+    assert fit(tmp_path, 1, "--ckpt_path", "last", fails=True) == told, (
+        "nor does that one serve"
+    )
+    torch.save({"pytorch-lightning_version": "2.6.0", "optimizer_states": []}, best)
     told += f"; name another, --ckpt_path {best}"
     assert fit(tmp_path, 1, "--ckpt_path", "last", fails=True) == told
 
@@ -197,7 +233,6 @@ def test_a_run_that_is_over_says_so(tmp_path, capsys):
 
 def test_what_differs_from_the_run_of_the_checkpoint_is_told(tmp_path, capsys):
     """And takes effect, for what the optimizer keeps in its state as well."""
-    fit(tmp_path, 1)
     changes = {
         "model.learning_rate": ("0.1", "0.004"),
         "model.weight_decay": ("0.5", "0.0"),
@@ -205,17 +240,24 @@ def test_what_differs_from_the_run_of_the_checkpoint_is_told(tmp_path, capsys):
         "model.warmup_steps": ("7", "50"),
         "model.label_dropout": ("0.25", "0.0"),
         "data.init_args.batch_size": ("128", "256"),
+        "seed_everything": ("5", "0"),
+        "guard.limit": ("50.0", "100.0"),
+        "trainer.gradient_clip_val": ("2.0", "None"),
+        "trainer.callbacks.LearningRateMonitor.log_momentum": ("True", "False"),
     }
-    options = [part for key, (new, _) in changes.items() for part in (f"--{key}", new)]
+    monitor = ["--trainer.callbacks+=lightning.pytorch.callbacks.LearningRateMonitor"]
+    keys = {key: key.replace("LearningRateMonitor.", "") for key in changes}
+    options = [part for key, (new, _) in changes.items() for part in (f"--{keys[key]}", new)]
+    fit(tmp_path, 1, *monitor)
     capsys.readouterr()
-    fit(tmp_path, 2, *options, "--ckpt_path", "last")
+    fit(tmp_path, 2, *monitor, *options, "--ckpt_path", "last")
     told = capsys.readouterr().out
     for key, (new, old) in changes.items():
         assert f"{key} is {new}, and was {old} in the run of the checkpoint" in told
     path = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
     group = load_checkpoint(path)["optimizer_states"][0]["param_groups"][0]
     assert (group["initial_lr"], group["weight_decay"]) == (0.1, 0.5)
-    fit(tmp_path, 3, "--ckpt_path", "last", *options)
+    fit(tmp_path, 2, "--ckpt_path", "last", *monitor, *options)
     assert "in the run of the checkpoint" not in capsys.readouterr().out
 
 
@@ -255,6 +297,45 @@ class CutAtStep(L.Callback):
             raise CutError
 
 
+FAILED_STARTS = {
+    "no such device": ["--trainer.accelerator", "gpu", "--trainer.devices", "99"],
+    "no such precision": ["--trainer.precision", "bf16-true"],
+    "no such checkpoint": ["--ckpt_path", "nope.ckpt"],
+    "images of another shape": ["--data", "mixer_bijectors.train.Photos"],
+}
+
+
+@pytest.mark.parametrize("kind", FAILED_STARTS)
+@pytest.mark.parametrize("others", [False, True], ids=["new", "beside other files"])
+def test_a_failed_start_leaves_no_folder(kind, others, tmp_path):
+    root = tmp_path / "runs" / "mine"
+    if others:
+        (root / "version_3").mkdir(parents=True)
+        (tmp_path / "runs" / "notes.txt").touch()
+    before = sorted(tmp_path.rglob("*"))
+    fit(root, 2, *FAILED_STARTS[kind], fails=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_fails_after_its_first_step_keeps_its_folder(tmp_path):
+    cut = "--trainer.callbacks+=test_cli.CutAtStep"
+    with pytest.raises(CutError):
+        fit(tmp_path, 9, cut, "--trainer.callbacks.step", 1)
+    assert (tmp_path / "version_0" / "config.yaml").is_file()
+
+
+def test_a_failed_start_keeps_what_others_have_written(tmp_path):
+    folder = RunFolder(tmp_path / "runs")
+    assert folder.version(None) == 0
+    notes = tmp_path / "runs" / "version_0" / "notes.txt"
+    notes.touch()
+    folder.remove_failed_start()
+    assert notes.is_file()
+    notes.unlink()
+    folder.remove_failed_start()
+    assert not (tmp_path / "runs").exists()
+
+
 def test_options_hold_before_a_config_as_well_as_after(run, tmp_path):
     root = ("--trainer.default_root_dir", tmp_path)
     call("fit", *root, "--trainer.max_steps", 1, "--config", run / "config.yaml")
@@ -288,6 +369,81 @@ def test_configs_go_on_top_of_one_another(run, tmp_path, capsys):
         want = yaml.safe_load(overlay.read_text())["trainer"]
         assert {key: printed["trainer"][key] for key in want} == want
         assert printed["model"]["flow"]["init_args"]["num_layers"] == 4
+
+
+def printed(capsys, *options):
+    call("fit", *options, "--print_config")
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def classes_of(config):
+    return [one["class_path"].rpartition(".")[2] for one in config["trainer"]["callbacks"]]
+
+
+def test_a_config_of_your_own_goes_on_top_of_the_base(tmp_path, capsys):
+    mine = tmp_path / "mine.yaml"
+    flow = {"class_path": "mixer_bijectors.MixerFlow"}
+    config = {
+        "trainer": {"callbacks+": [{"class_path": "mixer_bijectors.train.Pictures"}]},
+        "model": {"flow": flow},
+        "data": {"class_path": "mixer_bijectors.train.Digits"},
+    }
+    mine.write_text(yaml.safe_dump(config))
+    base = printed(capsys, "--config", "base", "--config", mine)
+    assert classes_of(base) == ["ModelCheckpoint", "LearningRateMonitor", "Pictures"]
+    assert base["seed_everything"] == 0 and base["trainer"]["gradient_clip_val"] == 1.0
+    alone = printed(capsys, "--config", mine)
+    assert classes_of(alone) == ["Pictures"]
+    # A packaged one that comes later does not have the base on top of the user's.
+    config["trainer"] = {"gradient_clip_val": 3.0}
+    mine.write_text(yaml.safe_dump(config))
+    both = printed(capsys, "--config", mine, "--config", "photos")
+    assert both["trainer"]["gradient_clip_val"] == 3.0
+    assert classes_of(both)[2:] == ["LastCheckpoint", "Pictures"]
+
+
+# What the former files held, which had all of it in each.
+CALLBACKS = {
+    "photos": ["LastCheckpoint", "Pictures"],
+    "digits": ["LastCheckpoint", "Pictures"],
+    "cifar10": ["Pictures", "EMAWeightAveraging"],
+}
+
+
+@pytest.mark.parametrize("name", [*CALLBACKS, "tarflow_afhq256"])
+def test_configs_of_the_package_stand_on_their_base(name, capsys):
+    data = ["--data", "mixer_bijectors.train.Digits"] if name.startswith("tarflow") else []
+    config = printed(capsys, "--config", name, *data)
+    assert config["seed_everything"] == config["trainer"]["num_sanity_val_steps"] == 0
+    if data:
+        assert config["trainer"]["callbacks"] is config["trainer"]["gradient_clip_val"] is None
+        return
+    assert classes_of(config) == ["ModelCheckpoint", "LearningRateMonitor", *CALLBACKS[name]]
+    best = config["trainer"]["callbacks"][0]["init_args"]
+    assert (best["monitor"], best["filename"]) == ("val/bits_per_dim", "best")
+    assert config["trainer"]["gradient_clip_val"] == 1.0
+
+
+def test_a_config_that_a_run_has_saved_is_whole(run, capsys):
+    """It holds all settings, as those do that were saved before there was a base."""
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    again = printed(capsys, "--config", run / "config.yaml")
+    assert again["trainer"] == saved["trainer"] and again["model"] == saved["model"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"trainer: {max_steps: [3\nmodel: }\n", "mine.yaml is no YAML: .* line 2"),
+        (b"\xff\xfe\x00", "mine.yaml is no YAML: "),
+        (b"photos\n", "mine.yaml has no keys, such as model and data"),
+    ],
+)
+def test_a_broken_config_is_told_by_its_name(text, told, tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(text)
+    sentence = call("fit", "--config", "photos", "--config", tmp_path / "mine.yaml", fails=True)
+    assert re.search(f"^mixer-bijectors: the config .*{told}", sentence)
+    assert "\n" not in sentence
 
 
 @pytest.mark.parametrize("name", ["photos", "photos.yaml", CONFIGS / "photos.yaml"])
@@ -478,6 +634,15 @@ MISTYPED = {
         "model.flow.num_layers must be of type int, got x$",
     ),
     "a command": (["smaple"], r"there is no command smaple; did you mean sample\?$"),
+    "a checkpoint without a name": (
+        ["fit", "--ckpt_path", "--config", "photos"],
+        "fit: --ckpt_path needs a value$",
+    ),
+    "a checkpoint with an empty name": (
+        ["fit", "--config", "photos", "--ckpt_path", ""],
+        "fit: --ckpt_path needs a value$",
+    ),
+    "a config without a name": (["fit", "--config"], "fit: --config/-c needs a value$"),
     "no model": (["fit"], "there is no fit.model.flow, fit.data; name a config"),
 }
 

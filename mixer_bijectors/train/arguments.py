@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .io.checkpoints import load_checkpoint, newest_first
-from .io.configurations import configuration_of, find_config
+from .io.checkpoints import check_resumable, newest_first
+from .io.configurations import configuration_of, with_base
 from .io.errors import RunError
 from .io.files import expanded
 from .tasks.weights import NO_CHECKPOINT
@@ -27,10 +27,13 @@ def arranged(arguments: list[str], tasks: Sequence[str]) -> list[str]:
     parser.add_argument("--ckpt_path")
     try:
         given, others = parser.parse_known_args(options)
-    except argparse.ArgumentError:
-        return arguments  # to be told by the parser proper
-    configs, path = [find_config(config) for config in given.config], given.ckpt_path
-    if subcommand in (*tasks, "test", "validate") and not {"-h", "--help"} & set(options):
+    except argparse.ArgumentError as error:
+        raise RunError(f"{subcommand}: {error.argument_name} needs a value") from error
+    if given.ckpt_path == "":
+        raise RunError(f"{subcommand}: --ckpt_path needs a value")
+    configs, path = with_base(given.config), given.ckpt_path
+    asks_for_help = {"-h", "--help", "--help-all"} & set(options)
+    if subcommand in (*tasks, "test", "validate") and not asks_for_help:
         # A model may be described by options alone.
         described = configs or any(option.startswith("--model.flow") for option in options)
         if path is None and not described:
@@ -60,25 +63,30 @@ def need_file(checkpoint: str) -> None:
     """Raise a RunError if a checkpoint is no file."""
     path = Path(checkpoint)
     if path.is_dir():
-        inside = next(iter(newest_first(path, "**")), path / "checkpoints" / "best.ckpt")
+        inside = next(iter(newest_first((path, "**"))), path / "checkpoints" / "best.ckpt")
         raise RunError(f"{path} is a folder; name a checkpoint in it, such as {inside}")
     if not path.is_file():
         raise RunError(f"there is no checkpoint {path}")
 
 
-def last_in(root: Path, runs: str) -> str | None:
+def last_in(
+    root: Path, runs: str, loggers: Sequence[Path] = (), folders: Sequence[Path] = ()
+) -> str | None:
     """The newest checkpoint to go on from of the runs in a folder, None where there is none.
 
     Args:
         root: the folder.
         runs: a pattern of the folders of runs in it.
+        loggers: folders that loggers have for their runs.
+        folders: folders of checkpoints, which count where no run has any of its own.
 
     Raises:
         RunError: there are other checkpoints, or it is damaged.
     """
-    found = newest_first(root, f"{runs}/checkpoints")
+    places = [(root, f"{runs}/checkpoints"), *((path, "**/checkpoints") for path in loggers)]
+    found = newest_first(*places) or newest_first(*((path, ".") for path in folders))
     if not found:
-        elsewhere = newest_first(root, "**")
+        elsewhere = newest_first((root, "**"))
         if not elsewhere:
             return None
         raise RunError(
@@ -94,10 +102,19 @@ def last_in(root: Path, runs: str) -> str | None:
         )
     last = lasts[0]
     try:
-        load_checkpoint(last, mmap=True)
+        check_resumable(last)
     except RunError as error:
-        beside = [path for path in found if path.parent == last.parent and path != last]
-        if not beside:
+        beside = (path for path in found if path.parent == last.parent and path != last)
+        other = next(filter(_is_resumable, beside), None)
+        if other is None:
             raise
-        raise RunError(f"{error}; name another, --ckpt_path {beside[0]}") from error
+        raise RunError(f"{error}; name another, --ckpt_path {other}") from error
     return str(last)
+
+
+def _is_resumable(path: Path) -> bool:
+    try:
+        check_resumable(path)
+    except RunError:
+        return False
+    return True

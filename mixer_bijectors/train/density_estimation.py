@@ -13,6 +13,7 @@ from ..images import add_noise, dequantize
 from ..layers.actnorm import ActNorm
 from ..models import DensityModel
 from ..models.bare_flow import as_density_model
+from ._lightning import averages_buffers, training_loader
 from .checks import Batches, as_batch, check_precision, warn_if_scaled, warn_if_untrained
 from .data.batches import Batch
 from .data.image_data_module import ImageDataModule
@@ -125,7 +126,7 @@ class DensityEstimation(DescribedModule):
                     "overfit_batches puts images in another order; use limit_train_batches"
                 )
         for callback in self._callbacks():
-            if isinstance(callback, WeightAveraging) and callback._use_buffers:
+            if isinstance(callback, WeightAveraging) and averages_buffers(callback):
                 # The average of an index is no index: shifted layers would read wrong pixels.
                 raise RunError(
                     f"{type(callback).__name__}: set use_buffers to false, since buffers of "
@@ -156,7 +157,7 @@ class DensityEstimation(DescribedModule):
             # lost.
             precision.convert_module(self)
             self.to(strategy.root_device)
-            loader = self.trainer.fit_loop._data_source.dataloader()
+            loader = training_loader(self.trainer)
             batch = strategy.batch_to_device(as_batch(next(iter(loader))), strategy.root_device)
             x, labels = self.prepare(batch)
             with torch.no_grad(), precision.train_step_context():

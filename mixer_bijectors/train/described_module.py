@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning as L
 
+from ._lightning import trainer_of
 from .data.image_data_module import ImageDataModule
 
 __all__ = ["DescribedModule"]
@@ -34,7 +35,7 @@ class DescribedModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.class_names = checkpoint.get("class_names")
-        data = getattr(self._trainer, "datamodule", None)
+        data = getattr(trainer_of(self), "datamodule", None)
         if isinstance(data, ImageDataModule):
             data.known_classes = self.class_names
 

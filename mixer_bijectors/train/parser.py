@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
 from .io.errors import RunError
@@ -41,7 +42,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _told(message: str, parser: Any) -> str:
     """An error of jsonargparse in one line, with what may have been meant."""
     where = parser.prog.replace(" [options]", "").rpartition(" ")[2]
-    options = [o for action in parser._actions for o in action.option_strings]
+    parser.formatter_class = DefaultHelpFormatter
+    options = re.findall(r"(?<!\S)--[\w.]+", parser.format_help())
     if found := re.search(r"unrecognized arguments: ([^\s=]+)", message):
         return f"{where}: there is no option {found[1]}{nearest(found[1], options)}"
     if found := re.search(r"does not accept option '([^']+)'", message):

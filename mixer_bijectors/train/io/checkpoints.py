@@ -16,12 +16,14 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from .._lightning import has_saved, validation_follows
 from .errors import RunError
 from .files import make_folder, remove_drafts, replacing
 
 __all__ = [
     "AtomicCheckpointIO",
     "LastCheckpoint",
+    "check_resumable",
     "checkpoint_in",
     "load_checkpoint",
     "misfit",
@@ -72,16 +74,20 @@ class LastCheckpoint(ModelCheckpoint):
             # different processes; it stands back where there is one.
             signal.signal(signal.SIGUSR1, self._note_end_of_job)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._step = trainer.global_step
+
     def _note_end_of_job(self, *_: Any) -> None:
         self._is_job_ending = True
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *arguments: Any
     ) -> None:
-        loop: Any = trainer.fit_loop
-        if loop._should_accumulate():
+        if trainer.global_step == self._step:
             return  # the gradients that wait for the step are in no checkpoint
-        if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+        self._step = trainer.global_step
+        if validation_follows(trainer):
             # After the validation, which a run that goes on from before it would leave out.
             self._awaits_validation = True
         else:
@@ -91,7 +97,7 @@ class LastCheckpoint(ModelCheckpoint):
         if self._awaits_validation:
             self._awaits_validation = False
             self._save_if_due(trainer, pl_module)
-            if self._is_first and not self._should_skip_saving_checkpoint(trainer):
+            if self._is_first and not has_saved(self, trainer):
                 self._write(trainer)
             self._is_first = False
 
@@ -111,7 +117,7 @@ class LastCheckpoint(ModelCheckpoint):
         epochs = trainer.current_epoch
         ends = (trainer.global_step, trainer.max_steps), (epochs + 1, trainer.max_epochs)
         over = trainer.should_stop or any(done == end for done, end in ends)
-        if over and not self._should_skip_saving_checkpoint(trainer):
+        if over and not has_saved(self, trainer):
             self._write(trainer)
 
     def _write(self, trainer: L.Trainer) -> None:
@@ -146,18 +152,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             where: Any = map_location or "cpu"
             return super().load_checkpoint(path, where, weights_only=True)
         loaded = load_checkpoint(path, map_location or "cpu")
-        if _VERSION not in loaded:
-            raise RunError(
-                f"{path} is no checkpoint of fit, as it holds no {_VERSION}; name one that fit "
-                "has written, such as runs/NAME/version_N/checkpoints/last.ckpt"
-            )
+        _check_is_of_fit(loaded, path)
         return loaded
 
 
-def newest_first(root: Path, folders: str) -> list[Path]:
-    """Checkpoints below `root`, without those that a killed process has not completed."""
-    found = [path for path in root.glob(f"{folders}/*.ckpt") if path.name[0] != "."]
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+def newest_first(*places: tuple[Path, str]) -> list[Path]:
+    """Checkpoints of some places, without those that a killed process has not completed.
+
+    Args:
+        places: folders, and patterns of the folders in them that hold checkpoints.
+    """
+    found = {path for root, folders in places for path in root.glob(f"{folders}/*.ckpt")}
+    complete = (path for path in found if path.name[0] != ".")
+    return sorted(complete, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def checkpoint_in(run: str | os.PathLike[str]) -> Path:
@@ -171,7 +178,7 @@ def checkpoint_in(run: str | os.PathLike[str]) -> Path:
         return path
     if not path.is_dir():
         raise RunError(f"there is no run or checkpoint {path}")
-    found = newest_first(path, "**")
+    found = newest_first((path, "**"))
     if not found:
         raise RunError(f"there is no checkpoint in {path}")
     folder = found[0].parent
@@ -208,6 +215,25 @@ def load_checkpoint(
     if not isinstance(loaded, dict):
         raise RunError(f"{path} is no checkpoint: it holds a {type(loaded).__name__}")
     return loaded
+
+
+def check_resumable(path: str | os.PathLike[str]) -> None:
+    """Raise a RunError if no fit can go on from a checkpoint."""
+    loaded = load_checkpoint(path, mmap=True)
+    _check_is_of_fit(loaded, path)
+    if "optimizer_states" not in loaded:
+        raise RunError(
+            f"{path} holds weights alone, as save_weights_only has it, and no fit can go on "
+            "from it; name a checkpoint that LastCheckpoint has written"
+        )
+
+
+def _check_is_of_fit(loaded: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    if _VERSION not in loaded:
+        raise RunError(
+            f"{path} is no checkpoint of fit, as it holds no {_VERSION}; name one that fit has "
+            "written, such as runs/NAME/version_N/checkpoints/last.ckpt"
+        )
 
 
 def misfit(message: str) -> str:

@@ -1,16 +1,20 @@
 """Configurations: those in the package, and those that checkpoints carry."""
 
 import os
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
+
 from .checkpoints import load_checkpoint
 from .errors import RunError
 
-__all__ = ["PACKAGED", "configuration_of", "find_config"]
+__all__ = ["PACKAGED", "configuration_of", "with_base"]
 
-PACKAGED = Path(str(files("mixer_bijectors.train") / "configs"))
+PACKAGED = Path(str(files("mixer_bijectors.train") / "configs")).resolve()
+_BASE = str(PACKAGED / "base.yaml")
 
 
 def configuration_of(
@@ -34,16 +38,29 @@ def configuration_of(
     return beside.read_text() if beside.is_file() else None
 
 
-def find_config(name: str) -> str:
-    """The file of a configuration: a path, or the name of one in the package.
+def with_base(names: Sequence[str]) -> list[str]:
+    """The files of configurations, with that which those of the package share before them.
+
+    Args:
+        names: paths, or names of configurations in the package.
 
     Raises:
-        RunError: there is neither such a file nor such a configuration.
+        RunError: there is neither such a file nor such a configuration, or it is no YAML.
     """
-    if "\n" in name or Path(name).expanduser().is_file():
-        return name  # YAML itself, or a file
+    found = [_find(name) for name in names]
+    of_runs = {str(path) for path in PACKAGED.glob("*.yaml")}
+    needs_base = any(os.path.realpath(path) in of_runs for path in found) and _BASE not in found
+    return [_BASE, *found] if needs_base else found
+
+
+def _find(name: str) -> str:
+    """The file of a configuration, or YAML itself."""
+    if "\n" in name:
+        return name
+    if Path(name).expanduser().is_file():
+        _check_yaml(Path(name).expanduser())
+        return name
     packaged = {path.stem: path for path in sorted(PACKAGED.rglob("*.yaml"))}
-    packaged.pop("base", None)
     stem = name.removesuffix(".yaml")
     if stem not in packaged:
         raise RunError(
@@ -51,3 +68,13 @@ def find_config(name: str) -> str:
             f"{', '.join(packaged)}"
         )
     return str(packaged[stem])
+
+
+def _check_yaml(path: Path) -> None:
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"the config {path} is no YAML: {reason}") from error
+    if not isinstance(config, dict):
+        raise RunError(f"the config {path} has no keys, such as model and data")

@@ -1,27 +1,22 @@
 """Logs that go on where a run was cut off."""
 
 import csv
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from .._lightning import ContinuedWriter
 from .files import replacing
 
 __all__ = ["ResumableCSVLogger"]
 
 
-class _Writer(ExperimentWriter):
+class _Writer(ContinuedWriter):
     """Keeps the rows of the steps before the first one that it is given."""
 
     _trimmed = False
-
-    def _check_log_dir_exists(self) -> None:
-        """What is there already stays, and says which columns there are."""
-        if self._fs.isfile(self.metrics_file_path):
-            with open(self.metrics_file_path, newline="") as file:
-                self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
 
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
         # A run that was over is tested again, and has trained no step anew.
@@ -32,13 +27,14 @@ class _Writer(ExperimentWriter):
         super().log_metrics(metrics_dict, step)
 
     def _trim(self, step: int) -> None:
-        if not self._fs.isfile(self.metrics_file_path):
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
             return
-        with open(self.metrics_file_path, newline="") as file:
+        with path.open(newline="") as file:
             # A row without its last fields was cut short.
             whole = [row for row in csv.DictReader(file) if None not in row.values()]
         rows = [row for row in whole if int(row["step"]) < step]
-        with replacing(self.metrics_file_path) as draft, draft.open("w", newline="") as file:
+        with replacing(path) as draft, draft.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)
@@ -51,6 +47,13 @@ class ResumableCSVLogger(CSVLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         if self._experiment is None:
-            self._fs.makedirs(self.root_dir, exist_ok=True)
-            self._experiment = _Writer(self.log_dir)
+            columns = _columns(Path(self.log_dir) / "metrics.csv")
+            self._experiment = _Writer(self.log_dir, columns)
         return self._experiment
+
+
+def _columns(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file).fieldnames or [])

@@ -1,0 +1,64 @@
+"""Messages of other packages that ask nothing of the user, left out of what a run prints."""
+
+import logging
+import re
+import warnings
+
+__all__ = ["silence"]
+
+# What a run does anyway, or says in a line of its own, and advertisements.
+_MESSAGES = (
+    r"Seed set to \d",
+    r"(GPU|TPU|IPU|HPU) available: ",
+    r".*Tip: For seamless cloud",
+    r".*(litlogger|litmodels)",
+    r"You are using a CUDA device .* that has Tensor Cores",
+    r"Using (16bit|bfloat16) Automatic Mixed Precision",
+    r"`Trainer\(.*=1(\.0)?\)` was configured so",
+    r"`Trainer.fit` stopped: `(max_steps|max_epochs)=",
+    r"Loading `train_dataloader` to estimate",
+    r"LOCAL_RANK: \d",
+    r"Initializing distributed: ",
+    r"-+\ndistributed_backend=",
+    r"Restoring states from the checkpoint",
+    r"(Restored all states|Loaded model weights) from the checkpoint",
+    r"Found current_model_state in the checkpoint",
+    r"SLURM auto-requeueing enabled",
+)
+_WARNINGS = (
+    "You're using the WeightAveraging callback with a model",
+    "You're using the WeightAveraging callback, but loading a checkpoint outside",
+    "FSDP2-wrapped module .* returned a view tensor",
+    r".*isinstance\(treespec, LeafSpec\).* is deprecated",
+    r"The '\w+' does not have many workers",
+    r"Consider setting `persistent_workers=True`",
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+    r"Checkpoint directory .* exists and is not empty",
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
+    "The dirpath has changed from ",
+    "GPU available but not used",
+    "No seed found, seed set to",
+)
+
+
+class _Uninteresting(logging.Filter):
+    """Refuses records whose message begins with one of `_MESSAGES`."""
+
+    pattern = re.compile("|".join(_MESSAGES), re.DOTALL)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        is_of_lightning = record.name.startswith("lightning")
+        return not (is_of_lightning and self.pattern.match(record.getMessage()))
+
+
+_FILTER = _Uninteresting()
+
+
+def silence() -> None:
+    """Leave out of logs and warnings what is named in this file, and nothing else."""
+    # Lightning hands its messages on to the root where that has handlers.
+    for name in ("", "lightning", "lightning.pytorch", "lightning.fabric"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_FILTER)
+    for message in _WARNINGS:
+        warnings.filterwarnings("ignore", message)
