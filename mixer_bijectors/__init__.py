@@ -16,6 +16,7 @@ from .layers.coupling import Coupling
 from .layers.elementwise import Elementwise
 from .layers.kan_layer import KANLayer
 from .layers.lu_linear import LULinear
+from .layers.matrix_coupling import MatrixCoupling
 from .layers.mixing import ChannelMixing, PatchMixing, PixelMixing
 from .layers.mixing_layer import MixingLayer
 from .layers.patch_grid import CyclicShift, Patchify, Shift
@@ -24,7 +25,7 @@ from .models import HybridClassifier, ImageFlow, MixerFlow, TarFlow
 from .models.denoising import denoise
 from .running.parallel_inverse import ParallelInverse, accelerate_sampling
 from .testing import check_bijection
-from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic
+from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic, SigmoidAffine
 
 __version__ = "0.1.0"
 
@@ -60,6 +61,7 @@ __all__ = [
     "ImageFlow",
     "KANLayer",
     "LULinear",
+    "MatrixCoupling",
     "MixerFlow",
     "MixingLayer",
     "MonotoneBSpline",
@@ -69,6 +71,7 @@ __all__ = [
     "PixelMixing",
     "RationalQuadratic",
     "Shift",
+    "SigmoidAffine",
     "TarFlow",
     "TransformerAutoregressive",
     "accelerate_sampling",
