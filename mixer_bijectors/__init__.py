@@ -21,7 +21,7 @@ from .layers.mixing import ChannelMixing, PatchMixing, PixelMixing
 from .layers.mixing_layer import MixingLayer
 from .layers.patch_grid import CyclicShift, Patchify, Shift
 from .layers.transformer_autoregressive import Guidance, TransformerAutoregressive
-from .models import HybridClassifier, ImageFlow, MixerFlow, TarFlow
+from .models import HybridClassifier, ImageFlow, Jet, MixerFlow, TarFlow
 from .models.denoising import denoise
 from .running.parallel_inverse import ParallelInverse, accelerate_sampling
 from .testing import check_bijection
@@ -59,6 +59,7 @@ __all__ = [
     "Guidance",
     "HybridClassifier",
     "ImageFlow",
+    "Jet",
     "KANLayer",
     "LULinear",
     "MatrixCoupling",

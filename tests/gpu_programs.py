@@ -159,6 +159,15 @@ MODELS: dict[str, Callable[[], Any]] = {
     "presets.attention_hybrid of classes": lambda: presets.attention_hybrid(
         SHAPE, 2, num_classes=3, **NET
     ),
+    "Jet of classes": lambda: mb.Jet(
+        SHAPE,
+        (2, 3),
+        num_layers=5,
+        channels=16,
+        layers_per_coupling=1,
+        head_dim=8,
+        num_classes=3,
+    ),
     "TarFlow": tar_flow,
     "TarFlow of classes": partial(tar_flow, num_classes=3),
     "TarFlow, volume-preserving": partial(tar_flow, volume_preserving=True),

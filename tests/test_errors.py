@@ -222,6 +222,11 @@ ERRORS = {
         ValueError,
         "MixingLayer: a channel_flow sees one patch; leave it out, or neighbourhood=3",
     ),
+    "an odd patch for Jet": (
+        lambda: mb.Jet((3, 9, 9), 3),
+        ValueError,
+        "Jet: needs an even number of features in a patch, got 27",
+    ),
     "a base of vectors": (
         lambda: tiny(base=nf.distributions.GaussianMixture(2, 48)),
         ValueError,
