@@ -26,7 +26,9 @@ def warn_unless_alternating(flows: Iterable[nn.Module], *, name: str, stacklevel
     from .coupling import Coupling  # which themselves need what calls this
     from .matrix_coupling import MatrixCoupling
 
-    couplings, kept, mixed = 0, (False, None, "features"), False
+    couplings, mixed = 0, False
+    kept: tuple[bool, object, str] = (False, None, "features")
+    keeps: tuple[bool, object, str]
     for flow in _flatten(flows):
         if isinstance(flow, MatrixCoupling):
             keeps = bool(flow.reverse), flow.halves, flow.axis

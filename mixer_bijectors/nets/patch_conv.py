@@ -13,11 +13,10 @@ __all__ = ["PatchConv"]
 
 
 class PatchConv(nn.Module):
-    r"""A perceptron of the k x k patches around each patch, the same weights for every patch.
+    r"""A k x k convolution over the grid of patches, and then layers on each patch alone.
 
-    It is a convolution over the grid of patches, with zeros around the image, and layers that
-    act on each patch alone. The output at a patch depends on no patch farther away than
-    :math:`(k - 1) / 2` rows or columns. It starts at zero, so that the layer it conditions
+    There are zeros around the image. The output at a patch depends on no patch farther away
+    than :math:`(k - 1) / 2` rows or columns. It starts at zero, so that the layer it conditions
     starts as the identity.
 
     Args:
@@ -26,11 +25,11 @@ class PatchConv(nn.Module):
         in_features: size of a patch.
         out_features: size of the output for a patch.
         neighbourhood: the side :math:`k`, an odd number.
-        hidden_features: width of the layers on each patch.
+        hidden_features: width of the convolution and of the layers on each patch.
         num_blocks: residual blocks of the default layers.
         net: builds the layers on each patch, called as `net(in_features, out_features,
-            hidden_features=..., context_features=...)` with the size of a neighbourhood; by
-            default `nets.ResidualMLP`.
+            hidden_features=..., context_features=...)` where `in_features` is the width of
+            the convolution; by default `nets.ResidualMLP`.
         context_features: size of a context that is read beside the input; 0 for none.
 
     Shapes: (batch, patches, in_features) and (batch, context_features) in,
