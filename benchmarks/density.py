@@ -1,4 +1,4 @@
-"""Density of photographs at equal wall clock: normflows' Glow, MixerFlow, TarFlow, hybrids.
+"""Density of photographs at equal wall clock: normflows' Glow, MixerFlow, TarFlow, Jet.
 
 Photographs at 32 x 32 (see `mixer_bijectors.train.data.bundled`), batches of 64 random crops,
 mirrored half of the time, for every row; one row after the other in one process, each trained
@@ -97,6 +97,12 @@ def hybrid(num_layers: int, layers_per_block: int, channels: int, last: bool) ->
     return mb.ImageFlow.from_layers((3, SIZE, SIZE), 4, [*layers, patchify, pixels])
 
 
+def jet(num_layers: int, channels: int) -> mb.Jet:
+    return mb.Jet(
+        (3, SIZE, SIZE), 4, num_layers=num_layers, channels=channels, layers_per_coupling=1
+    )
+
+
 LEARNING_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
 ROWS: dict[str, Callable[[], Any]] = {
     "Glow K 4, hidden 64": partial(Glow, 4, 64),
@@ -105,6 +111,8 @@ ROWS: dict[str, Callable[[], Any]] = {
     "Glow K 8, hidden 128": partial(Glow, 8, 128),
     "MixerFlow 6 layers, hidden 128": partial(mixer_flow, 6, 128),
     "MixerFlow 4 layers, hidden 48": partial(mixer_flow, 4, 48),
+    "local, 4 layers, hidden 64": mb.presets.local,
+    "Jet 10 x 1, channels 64": partial(jet, 10, 64),
     "TarFlow 4 x 1, channels 64": partial(tar_flow, 4, 1, 64),
     "TarFlow 2 x 2, channels 128": partial(tar_flow, 2, 2, 128),
     "hybrid, attention last": partial(hybrid, 4, 1, 64, True),

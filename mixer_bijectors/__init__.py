@@ -15,15 +15,16 @@ from .layers.coupling import Coupling
 from .layers.elementwise import Elementwise
 from .layers.kan_layer import KANLayer
 from .layers.lu_linear import LULinear
+from .layers.matrix_coupling import MatrixCoupling
 from .layers.mixing import ChannelMixing, PatchMixing, PixelMixing
 from .layers.mixing_layer import MixingLayer
 from .layers.patch_grid import CyclicShift, Patchify, Shift
 from .layers.transformer_autoregressive import Guidance, TransformerAutoregressive
-from .models import DensityModel, HybridClassifier, ImageFlow, MixerFlow, TarFlow
+from .models import DensityModel, HybridClassifier, ImageFlow, Jet, MixerFlow, TarFlow
 from .models.denoising import denoise
 from .running import ParallelInverse, accelerate_sampling
 from .testing import check_bijection
-from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic
+from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic, SigmoidAffine
 
 __version__ = "0.1.0"
 
@@ -58,8 +59,10 @@ __all__ = [
     "Guidance",
     "HybridClassifier",
     "ImageFlow",
+    "Jet",
     "KANLayer",
     "LULinear",
+    "MatrixCoupling",
     "MixerFlow",
     "MixingLayer",
     "MonotoneBSpline",
@@ -69,6 +72,7 @@ __all__ = [
     "PixelMixing",
     "RationalQuadratic",
     "Shift",
+    "SigmoidAffine",
     "TarFlow",
     "TransformerAutoregressive",
     "accelerate_sampling",

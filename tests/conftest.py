@@ -73,11 +73,29 @@ def _image_layer() -> mb.Chain:
 UNIVARIATES: dict[str, Univariate] = {
     "additive": mb.Additive(),
     "affine": mb.Affine(),
+    "sigmoid": mb.SigmoidAffine(),
     "spline": mb.RationalQuadratic(num_bins=5),
     "circular": mb.RationalQuadratic(num_bins=4, circular=True),
     "bspline": mb.MonotoneBSpline(),
 }
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mb.nets.ResidualMLP, "kan": mb.nets.KAN}
+MATRIX_NETS: dict[str, Callable[..., nn.Module]] = {
+    "conv": partial(mb.nets.PatchConv, hidden_features=8, num_blocks=1),
+    "mixer": partial(mb.nets.Mixer, hidden_features=8, num_blocks=1),
+    "transformer": partial(mb.nets.Transformer, channels=16, head_dim=8, num_layers=1),
+}
+MATRIX_COUPLINGS: dict[str, dict[str, Any]] = {
+    **{name: {"net": net} for name, net in MATRIX_NETS.items()},
+    "reverse": {"net": MATRIX_NETS["conv"], "reverse": True},
+    "checkerboard": {"net": MATRIX_NETS["conv"], "axis": "patches"},
+    "rows": {"net": MATRIX_NETS["mixer"], "axis": "patches", "mask": "rows", "reverse": True},
+    "columns-spline": {
+        "net": MATRIX_NETS["transformer"],
+        "axis": "patches",
+        "mask": "columns",
+        "univariate": UNIVARIATES["spline"],
+    },
+}
 
 
 def _coupling(univariate: str, net: str, context_features: int) -> Case:
@@ -107,7 +125,7 @@ def _autoregressive(univariate: str, context_features: int) -> Case:
 
 
 def _rounding(univariate: str) -> float:
-    return 0.0 if univariate in ("additive", "affine") else 2e-6
+    return 0.0 if univariate in ("additive", "affine", "sigmoid") else 2e-6
 
 
 LAYERS: dict[str, Case] = {
@@ -132,8 +150,26 @@ LAYERS: dict[str, Case] = {
         (3, 5),
         context_features=2,
     ),
+    **{
+        f"MatrixCoupling-{name}{'-context' if context_features else ''}": Case(
+            partial(mb.MatrixCoupling, (2, 4), 5, context_features=context_features, **options),
+            (8, 5),
+            context_features,
+            rounding=0.0 if "spline" not in name else 2e-6,
+            spread=0.1,
+        )
+        for name, options in MATRIX_COUPLINGS.items()
+        for context_features in (0, 3)
+    },
     "PixelMixing": Case(lambda: mb.PixelMixing(mb.LULinear(3)), (3, 2, 4)),
     "MixingLayer": Case(lambda: mb.MixingLayer(3, 5, hidden_features=8), (3, 5)),
+    "MixingLayer-neighbourhood": Case(
+        lambda: mb.MixingLayer(
+            (2, 3), 5, hidden_features=8, neighbourhood=3, context_features=2
+        ),
+        (6, 5),
+        context_features=2,
+    ),
     "Chain": Case(lambda: mb.Chain([mb.ActNorm(5), nf.flows.Permute(5)]), (5,)),
     "Chain-image": Case(_image_layer, IMAGE),
     "ActNorm": Case(lambda: mb.ActNorm(5), (5,)),

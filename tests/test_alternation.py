@@ -16,6 +16,10 @@ def coupling(reverse=False):
     return mb.Coupling(4, hidden_features=4, reverse=reverse)
 
 
+def on_matrix(**options):
+    return mb.MatrixCoupling(4, 4, **options)
+
+
 def blocks(reverse=False):
     return mb.Chain([coupling(reverse), mb.LULinear(4)])
 
@@ -35,6 +39,8 @@ def blocks(reverse=False):
             2,
         ),
         (lambda: mb.Chain([torch.compile(coupling()), coupling()]), 2),
+        (lambda: mb.Chain([on_matrix(), on_matrix(net=mb.nets.Mixer)]), 2),
+        (lambda: mb.Chain(on_matrix(axis="patches", mask="rows") for _ in range(3)), 3),
         (lambda: nf.NormalizingFlow(BASE, [coupling(), blocks()]), 2),
         (lambda: nt.CompositeTransform([mb.to_nflows(coupling()) for _ in range(2)]), 2),
     ],
@@ -60,6 +66,9 @@ def test_warns(build, count):
         lambda: mb.MixerFlow(
             (1, 4, 4), 2, 3, hidden_features=4, channel_flow=lambda n: coupling()
         ),
+        lambda: mb.Chain([on_matrix(), on_matrix(reverse=True)]),
+        lambda: mb.Chain([on_matrix(), on_matrix(axis="patches")]),
+        lambda: mb.Chain([on_matrix(axis="patches"), on_matrix(axis="patches", mask="rows")]),
         lambda: nf.NormalizingFlow(BASE, [coupling(), coupling(reverse=True)]),
         lambda: nt.CompositeTransform(
             [mb.to_nflows(coupling()), nt.ReversePermutation(4), mb.to_nflows(coupling())]
@@ -79,3 +88,9 @@ def test_the_other_half_is_indeed_never_transformed():
         torch.nn.init.normal_(parameter)
     x = torch.randn(5, 4)
     assert torch.equal(stack.inverse(x)[0][:, :2], x[:, :2])
+
+
+def test_the_warning_names_the_layer_and_what_it_halves():
+    message = "half of the patches, .* every other MatrixCoupling the option reverse=False"
+    with pytest.warns(UserWarning, match=message):
+        mb.Chain(on_matrix(axis="patches", reverse=True) for _ in range(2))

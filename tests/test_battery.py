@@ -100,8 +100,9 @@ def test_one_graph_serves_all_batch_sizes(case, device, direction):
         backend=graphs,
     )
     first = 0
-    # No size of an event, which the compiler would take for the same symbol.
-    for batch in (11, 13, 17):
+    # No size of an event, which the compiler would take for the same symbol; and above 15, up
+    # to which torch has another kernel for convolutions.
+    for batch in (17, 19, 23):
         x = start(case, direction, torch.float32, device, batch)
         context = case.context(torch.float32, device, batch)
         gradients = []
@@ -111,7 +112,7 @@ def test_one_graph_serves_all_batch_sizes(case, device, direction):
             (y.square().sum() + log_det.sum()).backward()
             gradients.append((y, log_det, leaf.grad))
         assert_close(*gradients, atol=1e-4, rtol=1e-4)
-        first = graphs.frame_count if batch == 11 else first
+        first = graphs.frame_count if batch == 17 else first
     assert graphs.frame_count == first
 
 

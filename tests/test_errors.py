@@ -145,6 +145,88 @@ ERRORS = {
         ValueError,
         "CausalTransformer: built with context_features=2 but called without context",
     ),
+    "a transformer's heads": (
+        lambda: mb.nets.Transformer(4, 3, 6, channels=100),
+        ValueError,
+        "Transformer: channels must be a multiple of head_dim=64, got 100",
+    ),
+    "a convolution on no grid": (
+        lambda: mb.nets.PatchConv(6, 3, 6),
+        ValueError,
+        "PatchConv: num_patches must be the (rows, columns) of the grid of patches, or their "
+        "number where that is square, got 6",
+    ),
+    "an even neighbourhood": (
+        lambda: mb.nets.PatchConv(4, 3, 6, neighbourhood=2),
+        ValueError,
+        "PatchConv: neighbourhood must be odd, got 2",
+    ),
+    "a convolution's patches": (
+        lambda: mb.nets.PatchConv(4, 3, 6)(torch.zeros(2, 5, 3)),
+        ValueError,
+        "PatchConv: expected shape (batch, 4, 3), got (2, 5, 3)",
+    ),
+    "a convolution's context": (
+        lambda: mb.nets.PatchConv(4, 3, 6, context_features=2)(torch.zeros(2, 4, 3)),
+        ValueError,
+        "PatchConv: built with context_features=2 but called without context",
+    ),
+    "a mixer's patches": (
+        lambda: mb.nets.Mixer(4, 3, 6)(torch.zeros(2, 4, 2)),
+        ValueError,
+        "Mixer: expected shape (batch, 4, 3), got (2, 4, 2)",
+    ),
+    "a mixer without blocks": (
+        lambda: mb.nets.Mixer(4, 3, 6, num_blocks=0),
+        ValueError,
+        "Mixer: num_blocks must be a whole number from 1, got 0",
+    ),
+    "a coupling over something else": (
+        lambda: mb.MatrixCoupling(4, 6, axis="channels"),
+        ValueError,
+        "MatrixCoupling: axis must be 'features' or 'patches', got 'channels'",
+    ),
+    "a mask of features": (
+        lambda: mb.MatrixCoupling(4, 6, mask="rows"),
+        ValueError,
+        "MatrixCoupling: mask is for axis='patches', got 'rows' for features",
+    ),
+    "another mask": (
+        lambda: mb.MatrixCoupling(4, 6, axis="patches", mask="odd"),
+        ValueError,
+        "MatrixCoupling: mask must be one of ('checkerboard', 'columns', 'rows'), got 'odd'",
+    ),
+    "a grid that no mask halves": (
+        lambda: mb.MatrixCoupling((2, 3), 6, axis="patches"),
+        ValueError,
+        "MatrixCoupling: mask='checkerboard' needs an even number of columns, got a grid of "
+        "2 x 3 patches",
+    ),
+    "one feature of a matrix": (
+        lambda: mb.MatrixCoupling(4, 1),
+        ValueError,
+        "MatrixCoupling: features must be at least 2, one half for the other, got 1",
+    ),
+    "a net of a matrix that is built": (
+        lambda: mb.MatrixCoupling(4, 6, net=mb.nets.Mixer(4, 3, 6)),
+        TypeError,
+        "MatrixCoupling: net must build a module from its sizes, got a Mixer that is built",
+    ),
+    "another shift": (
+        lambda: mb.MixerFlow((3, 8, 8), 4, 1, shift="roll"),
+        ValueError,
+        "MixerFlow: shift must be 'frame', 'cyclic' or None, got 'roll'",
+    ),
+    "a flow over features that cannot see neighbours": (
+        lambda: tiny(channel_flow=mb.Coupling, neighbourhood=3),
+        ValueError,
+        "MixingLayer: a channel_flow sees one patch; leave it out, or neighbourhood=3",
+    ),
+    "an odd patch for Jet": (
+        lambda: mb.Jet((3, 9, 9), 3),
+        ValueError,
+        "Jet: needs an even number of features in a patch, got 27",
+    ),
     "a base of vectors": (
         lambda: tiny(base=nf.distributions.GaussianMixture(2, 48)),
         ValueError,

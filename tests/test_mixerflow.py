@@ -28,6 +28,14 @@ VARIANTS = {
     "affine": {},
     "additive": {"univariate": mb.Additive()},
     "no shift": {"shift_every": 0},
+    "cyclic shift": {"shift": "cyclic"},
+    "neighbourhood": {"neighbourhood": 3},
+    "neighbourhood, splines, classes": {
+        "neighbourhood": 3,
+        "shift": "cyclic",
+        "univariate": mb.RationalQuadratic(),
+        "num_classes": 4,
+    },
     "classes": {"num_classes": 4},
     "maf over patches": {"patch_flow": lambda n: nf.flows.MaskedAffineAutoregressive(n, n)},
     "spline over channels": {
@@ -66,6 +74,33 @@ def test_log_prob_is_the_change_of_variables():
     z = model.embed(x)
     normal = torch.distributions.Normal(0.0, 1.0)
     assert_close(model.log_prob(x)[0], normal.log_prob(z[0]).sum() + log_det)
+
+
+def test_shifts_are_inside_a_frame_or_before_a_layer():
+    """Seen from the data, after the colours and the patches; the paper's is the default."""
+    names = {
+        shift: [type(flow).__name__ for flow in small(shift=shift, num_layers=3).flows[-3::-1]]
+        for shift in ("frame", "cyclic", None)
+    }
+    assert names == {
+        "frame": ["MixingLayer", "Shift", "MixingLayer"],
+        "cyclic": ["MixingLayer", "CyclicShift", "MixingLayer", "MixingLayer"],
+        None: ["MixingLayer"] * 3,
+    }
+    assert repr(small(shift="frame")) == repr(small())
+    assert repr(small(shift=None)) == repr(small(shift_every=0))
+
+
+@pytest.mark.parametrize("net", [None, mb.nets.KAN])
+def test_couplings_over_features_read_a_neighbourhood(net):
+    """Two couplings of 3 x 3 patches each: a patch is reached from two rows away, not three."""
+    layer = mb.MixingLayer((2, 7), 4, hidden_features=8, neighbourhood=3, net=net)
+    layer = perturbed(layer.channel_mixing).double()
+    x = torch.randn(1, 14, 4, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda x: layer.inverse(x)[0], x)
+    reads = jacobian[0, :, :, 0].abs().amax((1, 3)) > 0
+    column = torch.arange(14) % 7
+    assert torch.equal(reads, (column.view(-1, 1) - column).abs() <= 2)
 
 
 def test_is_a_model_of_normflows():

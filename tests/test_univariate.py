@@ -20,7 +20,8 @@ import mixer_bijectors as mb
 from mixer_bijectors.univariate.rational_quadratic import evaluate
 
 DIRECTIONS = pytest.mark.parametrize("inverse", [False, True])
-SPLINES = {name: u for name, u in UNIVARIATES.items() if name not in ("additive", "affine")}
+AFFINE = ("additive", "affine", "sigmoid")
+SPLINES = {name: u for name, u in UNIVARIATES.items() if name not in AFFINE}
 
 
 def draw(univariate, scale=1.0, batch=200, dtype=torch.float64):
@@ -143,6 +144,15 @@ def test_nothing_breaks_any_univariate():
     """A sample of what benchmarks/fuzz.py tries ten thousand times."""
     outcomes = fuzz.run_trials(fuzz.UNIVARIATES, trials=140, seed=1)
     assert [failure for failure in itertools.chain(*outcomes.values()) if failure] == []
+
+
+@DIRECTIONS
+def test_the_scale_of_jet_follows_its_formula(inverse):
+    x, params = draw(mb.SigmoidAffine(), 3.0)
+    scale = 2 * params[..., 0].sigmoid()
+    want = (x + params[..., 1]) * scale if inverse else x / scale - params[..., 1]
+    log_scale = scale.log() if inverse else -scale.log()
+    assert_close(mb.SigmoidAffine()(x, params, inverse), (want, log_scale))
 
 
 @pytest.mark.parametrize("scale", [1.0, 10.0])

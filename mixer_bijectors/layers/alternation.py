@@ -12,6 +12,7 @@ from .actnorm import ActNorm
 from .coupling import Coupling
 from .elementwise import Elementwise
 from .lu_linear import LULinear
+from .matrix_coupling import MatrixCoupling
 
 __all__ = ["warn_unless_alternating"]
 
@@ -28,20 +29,27 @@ def warn_unless_alternating(flows: Iterable[nn.Module], *, name: str, stacklevel
         name: of what holds them, for the message.
         stacklevel: as that of `warnings.warn`, counted from the caller of this function.
     """
-    couplings, half, mixed = 0, False, False
+    couplings, mixed = 0, False
+    kept: tuple[bool, object, str] = (False, None, "features")
+    keeps: tuple[bool, object, str]
     for flow in _flatten(flows):
-        if not isinstance(flow, Coupling):
+        if isinstance(flow, MatrixCoupling):
+            keeps = bool(flow.reverse), flow.halves, flow.axis
+        elif isinstance(flow, Coupling):
+            keeps = bool(flow.reverse), None, "features"
+        else:
             mixed = mixed or _mixes(flow)
             continue
-        if couplings and (mixed or bool(flow.reverse) != half):
+        if couplings and (mixed or keeps != kept):
             return
-        couplings, half, mixed = couplings + 1, bool(flow.reverse), False
+        couplings, kept, mixed = couplings + 1, keeps, False
     if couplings > 1:
+        reverse, halves, axis = kept
         warnings.warn(
-            f"{name}: all {couplings} couplings transform the same half of the features, and "
+            f"{name}: all {couplings} couplings transform the same half of the {axis}, and "
             "no layer between them permutes or mixes (LULinear starts as the identity): "
-            "the other half stays as it is. Give every other Coupling the option reverse="
-            f"{not half}",
+            "the other half stays as it is. Give every other "
+            f"{'MatrixCoupling' if halves else 'Coupling'} the option reverse={not reverse}",
             stacklevel=stacklevel + 1,
         )
 

@@ -11,7 +11,7 @@ from ..bijection import Bijection
 from ..nets import ResidualMLP
 from ..univariate import Affine, Univariate
 
-__all__ = ["Coupling"]
+__all__ = ["Coupling", "couple"]
 
 
 class Coupling(Bijection):
@@ -87,10 +87,25 @@ class Coupling(Bijection):
     ) -> tuple[Tensor, Tensor]:
         x1, x2 = x.split(self.sizes, dim=1)
         kept, transformed = (x2, x1) if self.reverse else (x1, x2)
-        given = kept.to(next(self.net.parameters(), x).dtype)
-        params = self.net(given) if context is None else self.net(given, context)
-        # Parameter-major: each parameter of all features is one contiguous run of memory.
-        params = params.unflatten(1, (self.univariate.num_params, -1)).transpose(1, 2)
-        transformed, log_derivative = self.univariate(transformed, params, inverse)
+        transformed, log_det = couple(
+            self.net, self.univariate, kept, transformed, context, inverse
+        )
         halves = (transformed, kept) if self.reverse else (kept, transformed)
-        return torch.cat(halves, dim=1), log_derivative.sum(1)
+        return torch.cat(halves, dim=1), log_det
+
+
+def couple(
+    net: nn.Module,
+    univariate: Univariate,
+    kept: Tensor,
+    transformed: Tensor,
+    context: Tensor | None,
+    inverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """One half, transformed by what `net` computes of the other, and log_det (batch,)."""
+    given = kept.to(next(net.parameters(), kept).dtype)
+    params = net(given) if context is None else net(given, context)
+    # Parameter-major: each parameter of all features is one contiguous run of memory.
+    params = params.unflatten(-1, (univariate.num_params, -1)).transpose(-1, -2)
+    transformed, log_derivative = univariate(transformed, params, inverse)
+    return transformed, log_derivative.flatten(1).sum(1)

@@ -1,6 +1,6 @@
 """The layer of MixerFlow, which mixes features and patches, with named parts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,14 +10,17 @@ from .._checks import check_builder
 from ..bijection import Bijection
 from ..chain import Chain
 from ..flow import Flow, apply_flows, chain_context, chain_shapes, check_flow
+from ..nets import PatchConv
+from ..nets._inputs import patch_count
 from ..univariate import Affine, Univariate
 from .actnorm import ActNorm
 from .alternation import warn_unless_alternating
 from .coupling import Coupling
 from .lu_linear import LULinear
+from .matrix_coupling import MatrixCoupling
 from .mixing import ChannelMixing, PatchMixing
 
-__all__ = ["MixingLayer", "MixingStep"]
+__all__ = ["MixingLayer", "MixingStep", "NeighbourhoodStep"]
 
 
 class _NamedChain(Bijection):
@@ -79,6 +82,51 @@ class MixingStep(_NamedChain):
         )
 
 
+class NeighbourhoodStep(_NamedChain):
+    r"""A mixing step over the features of each patch whose couplings read its neighbours.
+
+    Args:
+        num_patches: the (rows, columns) of the grid of patches, or their number if that is
+            square.
+        features: size of a patch.
+        neighbourhood: side of the square of patches that the couplings read.
+        univariate: the couplings' elementwise bijection.
+        context_features: size of the context that the couplings read; 0 for none.
+        options: those of `nets.PatchConv`.
+
+    Attributes:
+        couplings: two `MatrixCoupling` layers, which transform one half each.
+        linear: an `LULinear` in a `ChannelMixing`.
+        actnorm: an `ActNorm` in a `ChannelMixing`.
+
+    Shapes: (batch, num_patches, features) in and out, log_det (batch,).
+    """
+
+    def __init__(
+        self,
+        num_patches: int | Sequence[int],
+        features: int,
+        *,
+        neighbourhood: int,
+        univariate: Univariate,
+        context_features: int,
+        **options: Any,
+    ) -> None:
+        coupling = partial(
+            MatrixCoupling,
+            num_patches,
+            features,
+            univariate,
+            net=partial(PatchConv, neighbourhood=neighbourhood, **options),
+            context_features=context_features,
+        )
+        super().__init__(
+            couplings=Chain([coupling(reverse=True), coupling()]),
+            linear=ChannelMixing(LULinear(features)),
+            actnorm=ChannelMixing(ActNorm(features)),
+        )
+
+
 class MixingLayer(_NamedChain):
     r"""A layer of MixerFlow: mixes the features of every patch, then the patches.
 
@@ -87,7 +135,8 @@ class MixingLayer(_NamedChain):
     It starts as the identity, save for ActNorm.
 
     Args:
-        num_patches: rows of the mixer matrix.
+        num_patches: rows of the mixer matrix, or the (rows, columns) of the grid of patches,
+            which a neighbourhood needs unless it is square.
         features: columns of the mixer matrix.
         hidden_features: width of the couplings' nets.
         num_blocks: residual blocks of the couplings' default nets.
@@ -96,11 +145,15 @@ class MixingLayer(_NamedChain):
         patch_flow: builds the flow over patches in place of the two couplings, called with the
             number of patches.
         univariate: the couplings' elementwise bijection.
-        net: the couplings' conditioner, see `Coupling`.
+        net: the couplings' conditioner, see `Coupling`; with a neighbourhood, couplings over
+            features put a convolution of the patches before it.
         context_features: size of the context that the couplings read; 0 for none.
+        neighbourhood: side of the square of patches whose features the couplings over features
+            read; 1 for those of the same patch alone, otherwise an odd number.
 
     Attributes:
-        channel_mixing: a `ChannelMixing`, whose `flow` has `actnorm`, `linear` and `couplings`.
+        channel_mixing: a `ChannelMixing`, whose `flow` has `actnorm`, `linear` and `couplings`;
+            with a neighbourhood, a chain on the matrix that has them.
         patch_mixing: a `PatchMixing` of the same parts.
 
     Shapes: (batch, num_patches, features) in and out, context (batch, context_features),
@@ -109,7 +162,8 @@ class MixingLayer(_NamedChain):
     Raises:
         TypeError: the input is not floating point; a flow where a builder is expected.
         ValueError: couplings of fewer than 2 patches or features; an input of another shape; a
-            context that is missing or of another shape.
+            context that is missing or of another shape; a neighbourhood that is even, or given
+            beside `channel_flow`.
 
     References:
         English et al., MixerFlow, 2023 (https://arxiv.org/abs/2310.16777)
@@ -123,7 +177,7 @@ class MixingLayer(_NamedChain):
 
     def __init__(
         self,
-        num_patches: int,
+        num_patches: int | Sequence[int],
         features: int,
         *,
         hidden_features: int = 128,
@@ -133,20 +187,34 @@ class MixingLayer(_NamedChain):
         univariate: Univariate = Affine(max_log_scale=1.0),
         net: Callable[..., nn.Module] | None = None,
         context_features: int = 0,
+        neighbourhood: int = 1,
     ) -> None:
         check_builder("MixingLayer", "channel_flow", channel_flow)
         check_builder("MixingLayer", "patch_flow", patch_flow)
-        couplings = partial(
-            _couplings,
-            univariate=univariate,
-            net=net,
-            hidden_features=hidden_features,
-            num_blocks=num_blocks,
-            context_features=context_features,
-        )
+        options: dict[str, Any] = {
+            "univariate": univariate,
+            "net": net,
+            "hidden_features": hidden_features,
+            "num_blocks": num_blocks,
+            "context_features": context_features,
+        }
+        couplings = partial(_couplings, **options)
+        channel_mixing: Bijection
+        if neighbourhood == 1:
+            channel_mixing = ChannelMixing(MixingStep(features, channel_flow or couplings))
+        elif channel_flow is not None:
+            raise ValueError(
+                "MixingLayer: a channel_flow sees one patch; leave it out, or neighbourhood="
+                f"{neighbourhood}"
+            )
+        else:
+            channel_mixing = NeighbourhoodStep(
+                num_patches, features, neighbourhood=neighbourhood, **options
+            )
+        count = patch_count("MixingLayer", num_patches)
         super().__init__(
-            patch_mixing=PatchMixing(MixingStep(num_patches, patch_flow or couplings)),
-            channel_mixing=ChannelMixing(MixingStep(features, channel_flow or couplings)),
+            patch_mixing=PatchMixing(MixingStep(count, patch_flow or couplings)),
+            channel_mixing=channel_mixing,
         )
 
 

@@ -1,6 +1,7 @@
 """MixerFlow."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import normflows as nf
 from torch import nn
@@ -10,7 +11,7 @@ from ..flow import Flow
 from ..layers.lu_linear import LULinear
 from ..layers.mixing import PixelMixing
 from ..layers.mixing_layer import MixingLayer
-from ..layers.patch_grid import Patchify, Shift
+from ..layers.patch_grid import CyclicShift, Patchify, Shift
 from ..univariate import Affine, Univariate
 from .image_flow import ImageFlow
 
@@ -25,6 +26,7 @@ class MixerFlow(ImageFlow):
     couplings, which transform one half each, over the features of every patch; then the same
     over the patches of every feature. Every `shift_every`-th layer runs inside a `Shift`, on a
     patch grid moved by half a patch. The whole starts as the identity, save for ActNorm.
+    `presets.local` has other defaults, which learn photographs faster.
 
     It is a `normflows.NormalizingFlow`: `log_prob`, `sample`, `forward`, `inverse`,
     `forward_and_log_det`, `inverse_and_log_det` and `forward_kld` mean what they mean there,
@@ -35,7 +37,12 @@ class MixerFlow(ImageFlow):
         image_shape: (channels, height, width).
         patch_size: side of the square patches in pixels, or (height, width).
         num_layers: number of mixing layers.
-        shift_every: every how many layers one is shifted; 0 for none.
+        shift_every: every how many layers the patch grid moves; 0 for never.
+        shift: 'frame' to run every `shift_every`-th layer inside a `Shift`, as the paper does;
+            'cyclic' to put a `CyclicShift` before it, so that the layers up to the next shift
+            are on the moved grid too; None for no shifts.
+        neighbourhood: side of the square of patches whose features the couplings over features
+            read, an odd number; 1, as in the paper, for those of the same patch alone.
         hidden_features: width of the couplings' nets.
         num_blocks: residual blocks of the couplings' default nets.
         channel_flow: builds the flow over features in place of the two couplings, called with
@@ -45,7 +52,8 @@ class MixerFlow(ImageFlow):
         univariate: the couplings' elementwise bijection. The default scales by at most e in
             each of the 120 couplings of 30 layers; with a looser bound they explode within the
             first steps of training.
-        net: the couplings' conditioner, see `Coupling`.
+        net: the couplings' conditioner, see `Coupling`; with a neighbourhood, couplings over
+            features put a convolution of the patches before it.
         num_classes: number of classes; 0 makes an unconditional model. Flows that
             `channel_flow` and `patch_flow` build get the labels, one-hot, as their context if
             they take one: build those of normflows with `context_features=num_classes`.
@@ -62,7 +70,8 @@ class MixerFlow(ImageFlow):
         TypeError: images that are not floating point or of higher precision than the model,
             labels that are not a tensor of integers, a flow where a builder is expected.
         ValueError: an image not divisible into patches or with a single one (on construction),
-            a negative count, a base of another shape than the latents or of other classes than
+            a negative count, another `shift`, an even `neighbourhood` or one beside
+            `channel_flow`, a base of another shape than the latents or of other classes than
             the model, classes that nothing inside reads; images of another shape; a base that
             gives anything but one log-density for each image; labels missing, out of range
             (looked at on the CPU only) or given to an unconditional model; a temperature not
@@ -97,6 +106,8 @@ class MixerFlow(ImageFlow):
         num_layers: int = 30,
         *,
         shift_every: int = 4,
+        shift: Literal["frame", "cyclic"] | None = "frame",
+        neighbourhood: int = 1,
         hidden_features: int = 128,
         num_blocks: int = 2,
         channel_flow: Callable[[int], Flow] | None = None,
@@ -117,6 +128,10 @@ class MixerFlow(ImageFlow):
         for name, count in counts.items():
             if count < 0:
                 raise ValueError(f"MixerFlow: {name} must not be negative, got {count}")
+        if shift not in ("frame", "cyclic", None):
+            raise ValueError(
+                f"MixerFlow: shift must be 'frame', 'cyclic' or None, got {shift!r}"
+            )
 
         def mixing_layer(patchify: Patchify) -> MixingLayer:
             sizes = ((patchify.num_patches, patch_flow), (patchify.features, channel_flow))
@@ -128,7 +143,7 @@ class MixerFlow(ImageFlow):
                     "which have fewer patches, with shift_every=0"
                 )
             return MixingLayer(
-                patchify.num_patches,
+                patchify.grid,
                 patchify.features,
                 hidden_features=hidden_features,
                 num_blocks=num_blocks,
@@ -137,15 +152,19 @@ class MixerFlow(ImageFlow):
                 univariate=univariate,
                 net=net,
                 context_features=num_classes,
+                neighbourhood=neighbourhood,
             )
 
         layers: list[Flow] = [PixelMixing(LULinear(image_shape[0])), patchify]
         for index in range(1, num_layers + 1):
-            if shift_every and index % shift_every == 0:
+            moves = shift_every and index % shift_every == 0
+            if moves and shift == "frame":
                 inner = Patchify(Shift.inner_shape(image_shape, patch_size), patch_size)
                 layers.append(Shift(mixing_layer(inner), image_shape, patch_size))
-            else:
-                layers.append(mixing_layer(patchify))
+                continue
+            if moves and shift == "cyclic":
+                layers.append(CyclicShift(image_shape, patch_size))
+            layers.append(mixing_layer(patchify))
         # normflows lists flows from latent to data.
         super().__init__(
             image_shape, patch_size, layers[::-1], num_classes=num_classes, base=base

@@ -1,9 +1,35 @@
-"""The input of a conditioner beside its context."""
+"""The inputs of conditioners: vectors and a context beside them, and grids of patches."""
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["concatenate_context"]
+from .._checks import check_size
+
+__all__ = ["concatenate_context", "patch_count", "patch_grid"]
+
+
+def patch_count(net: str, num_patches: int | Sequence[int]) -> int:
+    """The number of patches, from itself or from the (rows, columns) of their grid."""
+    sizes = num_patches if isinstance(num_patches, Sequence) else (num_patches,)
+    for size in sizes:
+        check_size(net, "num_patches", size, least=1)
+    return math.prod(sizes)
+
+
+def patch_grid(net: str, num_patches: int | Sequence[int]) -> tuple[int, int]:
+    """The (rows, columns) of the grid of patches, from themselves or from a square number."""
+    count = patch_count(net, num_patches)
+    side = math.isqrt(count)
+    sizes = tuple(num_patches) if isinstance(num_patches, Sequence) else (side, side)
+    if len(sizes) != 2 or math.prod(sizes) != count:
+        raise ValueError(
+            f"{net}: num_patches must be the (rows, columns) of the grid of patches, or their "
+            f"number where that is square, got {num_patches}"
+        )
+    return sizes
 
 
 def concatenate_context(

@@ -1,7 +1,9 @@
 """Transformers."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partialmethod
 
 import torch
 from torch import Tensor, nn
@@ -9,21 +11,22 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .._checks import check_context, check_size
+from ._inputs import patch_count
 
-__all__ = ["CausalTransformer"]
+__all__ = ["CausalTransformer", "Transformer"]
 
 
-class CausalTransformer(nn.Module):
-    r"""Causal Transformer: the output at each patch depends on that patch and those before it.
+class Transformer(nn.Module):
+    r"""Transformer over patches: the output at each patch depends on all patches.
 
-    A linear layer to `channels`, learned positions, `num_layers` pre-norm layers of causal
-    attention and a perceptron with GELU, and a linear layer to `out_features` that starts at
-    zero, so that the layer it conditions starts as the identity. A context is mapped to
-    `channels` without bias and added to every patch: a one-hot context picks a class's
-    embedding, a uniform one their mean.
+    A linear layer to `channels`, learned positions, `num_layers` pre-norm layers of attention
+    and a perceptron with GELU, a last LayerNorm, as in a Vision Transformer, and a linear layer
+    to `out_features` that starts at zero, so that the layer it conditions starts as the
+    identity. A context is mapped to `channels` without bias and added to every patch: a one-hot
+    context picks a class's embedding, a uniform one their mean.
 
     Args:
-        num_patches: longest sequence.
+        num_patches: longest sequence, or the (rows, columns) of the grid of patches.
         in_features: size of a patch.
         out_features: size of the output for a patch.
         channels: width, a multiple of `head_dim`.
@@ -31,6 +34,8 @@ class CausalTransformer(nn.Module):
         head_dim: width of an attention head.
         expansion: width of the perceptrons' hidden layer, in multiples of `channels`.
         context_features: size of the context; 0 for none.
+        causal: let a patch see only itself and those before it, without the last LayerNorm, as
+            in TarFlow.
 
     Attributes:
         checkpointing: whether backpropagation recomputes each layer rather than keep what it
@@ -46,18 +51,18 @@ class CausalTransformer(nn.Module):
     References:
         Vaswani et al., Attention is all you need, 2017 (https://arxiv.org/abs/1706.03762)
 
-        Zhai et al., Normalizing flows are capable generative models, 2024
-        (https://arxiv.org/abs/2412.06329)
+        Dosovitskiy et al., An image is worth 16x16 words, 2020
+        (https://arxiv.org/abs/2010.11929)
 
     Example:
-        >>> net = CausalTransformer(16, 12, 24, channels=64)
+        >>> net = Transformer(16, 12, 24, channels=64)
         >>> net(torch.randn(5, 16, 12)).shape
         torch.Size([5, 16, 24])
     """
 
     def __init__(
         self,
-        num_patches: int,
+        num_patches: int | Sequence[int],
         in_features: int,
         out_features: int,
         *,
@@ -66,24 +71,26 @@ class CausalTransformer(nn.Module):
         head_dim: int = 64,
         expansion: int = 4,
         context_features: int = 0,
+        causal: bool = False,
     ) -> None:
         super().__init__()
+        name = type(self).__name__
+        num_patches = patch_count(name, num_patches)
         sizes = {
-            "num_patches": num_patches,
             "num_layers": num_layers,
             "head_dim": head_dim,
             "expansion": expansion,
             "in_features": in_features,
             "out_features": out_features,
         }
-        for name, size in sizes.items():
-            check_size("CausalTransformer", name, size, least=1)
+        for argument, size in sizes.items():
+            check_size(name, argument, size, least=1)
         if channels < 1 or channels % head_dim:
             raise ValueError(
-                f"CausalTransformer: channels must be a multiple of head_dim={head_dim}, "
-                f"got {channels}"
+                f"{name}: channels must be a multiple of head_dim={head_dim}, got {channels}"
             )
         self.head_dim = head_dim
+        self.causal = causal
         self.checkpointing = False
         self.initial = nn.Linear(in_features, channels)
         self.positions = nn.Parameter(0.01 * torch.randn(num_patches, channels))
@@ -95,6 +102,7 @@ class CausalTransformer(nn.Module):
         self.layers = nn.ModuleList(
             _Layer(channels, head_dim, expansion) for _ in range(num_layers)
         )
+        self.norm = nn.Identity() if causal else nn.LayerNorm(channels)
         self.final = nn.Linear(channels, out_features)
         nn.init.zeros_(self.final.weight)
         nn.init.zeros_(self.final.bias)
@@ -111,12 +119,12 @@ class CausalTransformer(nn.Module):
         features = self.initial.in_features
         if x.dim() != 3 or x.shape[2] != features or x.shape[1] > num_patches:
             raise ValueError(
-                f"CausalTransformer: expected shape (batch, up to {num_patches}, {features}), "
-                f"got {tuple(x.shape)}"
+                f"{type(self).__name__}: expected shape (batch, up to {num_patches}, "
+                f"{features}), got {tuple(x.shape)}"
             )
         if self.context is not None:
             context_features = len(self.context)
-            check_context("CausalTransformer", context, x.shape[0], context_features)
+            check_context(type(self).__name__, context, x.shape[0], context_features)
         return self.read(x, self.offsets(context)[:, : x.shape[1]], temperature=temperature)
 
     def offsets(self, context: Tensor | None) -> Tensor:
@@ -140,6 +148,8 @@ class CausalTransformer(nn.Module):
     ) -> Tensor:
         """Outputs for a piece of the sequence, (batch, patches, out_features).
 
+        Only a causal net gives for a piece what it gives for the whole.
+
         Args:
             x: patches `start` and on.
             offsets: `offsets` of the context at the same positions.
@@ -154,7 +164,7 @@ class CausalTransformer(nn.Module):
         if cache is not None and length > 1:
             seen = torch.ones(length, start + length, dtype=torch.bool, device=x.device)
             mask = seen.tril(start)
-        piece = _Piece(start, length, temperature, mask)
+        piece = _Piece(start, length, temperature, mask, self.causal and cache is None)
         # One matrix of all patches, or else each linear layer makes one.
         h = (self.initial(x) + offsets).flatten(0, 1)
         if cache is not None:
@@ -166,7 +176,7 @@ class CausalTransformer(nn.Module):
         else:
             for layer in self.layers:
                 h = layer(h, piece)
-        return self.final(h).unflatten(0, (x.shape[0], length))
+        return self.final(self.norm(h)).unflatten(0, (x.shape[0], length))
 
     def make_cache(self, batch: int) -> Tensor:
         """An empty cache for the keys and values of `batch` sequences, see `read`.
@@ -179,6 +189,25 @@ class CausalTransformer(nn.Module):
         return self.positions.new_empty(shape)
 
 
+class CausalTransformer(Transformer):
+    r"""The `Transformer` with `causal=True`, which TarFlow is made of.
+
+    The output at each patch depends on that patch and those before it, so that a sequence can
+    be read piece by piece. Arguments and shapes are those of `Transformer`.
+
+    References:
+        Zhai et al., Normalizing flows are capable generative models, 2024
+        (https://arxiv.org/abs/2412.06329)
+
+    Example:
+        >>> net = CausalTransformer(16, 12, 24, channels=64)
+        >>> net(torch.randn(5, 16, 12)).shape
+        torch.Size([5, 16, 24])
+    """
+
+    __init__ = partialmethod(Transformer.__init__, causal=True)
+
+
 @dataclass(frozen=True)
 class _Piece:
     """Patches `start` and on of each sequence, and the mask and temperature of attention."""
@@ -187,6 +216,7 @@ class _Piece:
     length: int
     temperature: Tensor | float
     mask: Tensor | None
+    is_causal: bool
 
 
 class _Layer(nn.Module):
@@ -228,6 +258,6 @@ class _Attention(nn.Module):
             cache.narrow(3, start, length).copy_(qkv[1:])
             k, v = cache.narrow(3, 0, start + length).unbind()
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=piece.mask, is_causal=cache is None, scale=self.scale
+            q, k, v, attn_mask=piece.mask, is_causal=piece.is_causal, scale=self.scale
         )
         return self.out(y.transpose(1, 2).reshape(h.shape))

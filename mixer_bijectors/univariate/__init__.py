@@ -1,8 +1,15 @@
 """Elementwise bijections of the real line, as pure functions of their input and parameters."""
 
-from .affine import Additive, Affine
+from .affine import Additive, Affine, SigmoidAffine
 from .base import Univariate
 from .bspline import MonotoneBSpline
 from .rational_quadratic import RationalQuadratic
 
-__all__ = ["Additive", "Affine", "MonotoneBSpline", "RationalQuadratic", "Univariate"]
+__all__ = [
+    "Additive",
+    "Affine",
+    "MonotoneBSpline",
+    "RationalQuadratic",
+    "SigmoidAffine",
+    "Univariate",
+]

@@ -1,14 +1,16 @@
 """Additive and affine bijections."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .base import Univariate, check_number
 
-__all__ = ["Additive", "Affine"]
+__all__ = ["Additive", "Affine", "SigmoidAffine"]
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,33 @@ class Affine(Univariate):
         else:
             y = torch.addcmul(shift, x, log_scale.exp())
         return y, log_scale.expand_as(y)
+
+
+@dataclass(frozen=True)
+class SigmoidAffine(Univariate):
+    r"""Scale and shift of Jet, :math:`x = (y + t) \cdot 2 \sigma(a)` from data to latent.
+
+    With parameters :math:`(a, t)`, the scale towards the latent is at most 2, where `Affine`
+    bounds it alike on both sides. It ends at :math:`e^{-12}`, so that no parameters make the
+    inverse overflow.
+
+    References:
+        Kolesnikov et al., Jet: a modern Transformer-based normalizing flow, 2024, section 2
+        (https://arxiv.org/abs/2412.15129)
+
+    Example:
+        >>> x, params = torch.randn(8, 3), torch.randn(8, 3, 2)
+        >>> y, log_derivative = SigmoidAffine()(x, params, inverse=True)
+        >>> bool((log_derivative < 0.6932).all())
+        True
+    """
+
+    num_params: ClassVar[int] = 2
+
+    def transform(self, x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Map `x`, or map it back."""
+        a, shift = params.unbind(-1)
+        log_scale = (math.log(2) - F.softplus(-a)).clamp(min=-12.0)
+        if inverse:
+            return (x + shift) * log_scale.exp(), log_scale.expand_as(x)
+        return x * (-log_scale).exp() - shift, -log_scale.expand_as(x)
