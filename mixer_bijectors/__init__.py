@@ -22,6 +22,7 @@ from .layers.patch_grid import CyclicShift, Patchify, Shift
 from .layers.transformer_autoregressive import Guidance, TransformerAutoregressive
 from .models import HybridClassifier, ImageFlow, MixerFlow, TarFlow
 from .models.denoising import denoise
+from .running.accelerate import accelerate, restore
 from .running.parallel_inverse import ParallelInverse, accelerate_sampling
 from .testing import check_bijection
 from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic
@@ -71,6 +72,7 @@ __all__ = [
     "Shift",
     "TarFlow",
     "TransformerAutoregressive",
+    "accelerate",
     "accelerate_sampling",
     "check_bijection",
     "denoise",
@@ -78,6 +80,7 @@ __all__ = [
     "images",
     "nets",
     "presets",
+    "restore",
     "to_nflows",
     "to_torch_transform",
 ]
