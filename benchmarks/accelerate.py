@@ -2,9 +2,10 @@
 
 A training step is the mean negative log-density of a batch and its gradients; sampling is a
 batch of the same size without gradients. Sides take turns; times are medians of the seconds
-that the thread computes, on one thread, as other programs may use the machine. Differences are the
-largest ones of log-densities, in float32. Sampling of autoregressive models goes from feature
-to feature and is not compiled; `benchmarks/inversion.py` shows what `accelerate_sampling` does.
+that the thread computes, on one thread, as other programs may use the machine. Differences are
+the largest ones of log-densities, in float32. Sampling of autoregressive models goes from
+feature to feature and is not compiled; `benchmarks/inversion.py` shows what
+`accelerate_sampling` does for it.
 
     python benchmarks/accelerate.py --json accelerate.json
     python benchmarks/accelerate.py --tiny
@@ -13,6 +14,7 @@ to feature and is not compiled; `benchmarks/inversion.py` shows what `accelerate
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -172,13 +174,8 @@ def main() -> None:
     for name, make in models(arguments.tiny).items():
         if arguments.only is None or name in arguments.only:
             compile = not (arguments.no_compile or arguments.tiny)
-
-            def run(
-                make: Callable[[], Sides] = make, compile: bool = compile
-            ) -> dict[str, Any]:
-                return measure(make, 2 if arguments.tiny else arguments.repeats, compile)
-
-            rows.append({"model": name, **runs(name, run)})
+            repeats = 2 if arguments.tiny else arguments.repeats
+            rows.append({"model": name, **runs(name, partial(measure, make, repeats, compile))})
     print_table(rows)
 
 

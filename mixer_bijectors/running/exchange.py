@@ -1,7 +1,6 @@
 """Gives a layer another class in place of its own, and gives it back."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any, ClassVar
 
 from torch import nn
@@ -65,10 +64,15 @@ def _is_known(layer: nn.Module, faster: type[Faster]) -> bool:
     )
 
 
-@cache
-def _derived(faster: Any, own: Any) -> Any:
-    names = {"__module__": own.__module__, "__qualname__": own.__qualname__}
-    return type(own.__name__, (faster, own), {**names, "__doc__": own.__doc__})
+def _derived(faster: type[Faster], own: type[nn.Module]) -> Any:
+    if (faster, own) not in _DERIVED:
+        names = {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")}
+        _DERIVED[faster, own] = type(own.__name__, (faster, own), names)
+    return _DERIVED[faster, own]
+
+
+# One class for each pair, so that layers of a kind stay of one class.
+_DERIVED: dict[tuple[type, type], type] = {}
 
 
 def _new(faster: type[Faster], own: type[nn.Module]) -> Any:
