@@ -91,5 +91,6 @@ def test_imports_run_one_way():
     assert found <= {
         "flow.py imports layers",
         "layers/alternation.py imports bridges",
+        "running/compiled.py imports bridges",
         "running/equations.py imports bridges",
     }
