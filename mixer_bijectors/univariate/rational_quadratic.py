@@ -33,7 +33,8 @@ class RationalQuadratic(Univariate):
     log(exp(1 - 1e-3) - 1), which makes it 1 where the parameter is 0. These are the splines of
     normflows and nflows. To take over their trained parameters, subtract that number from those
     of slopes; where a net has `hidden_features`, they divide those of widths and heights by the
-    root of it.
+    root of it. These slopes have no upper bound, so that what follows holds for parameters of
+    moderate size.
 
     The discriminant that inverts the spline is a sum of squares, and denominators stay above
     half the slope of the chord, so values are finite for all parameters. Gradients are in
