@@ -22,7 +22,7 @@ from .layers.patch_grid import CyclicShift, Patchify, Shift
 from .layers.transformer_autoregressive import Guidance, TransformerAutoregressive
 from .models import DensityModel, HybridClassifier, ImageFlow, Jet, MixerFlow, TarFlow
 from .models.denoising import denoise
-from .running import ParallelInverse, accelerate_sampling
+from .running import ParallelInverse, accelerate, accelerate_sampling, restore
 from .testing import check_bijection
 from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic, SigmoidAffine
 
@@ -75,6 +75,7 @@ __all__ = [
     "SigmoidAffine",
     "TarFlow",
     "TransformerAutoregressive",
+    "accelerate",
     "accelerate_sampling",
     "check_bijection",
     "denoise",
@@ -82,6 +83,7 @@ __all__ = [
     "images",
     "nets",
     "presets",
+    "restore",
     "to_nflows",
     "to_torch_transform",
 ]

@@ -76,6 +76,7 @@ UNIVARIATES: dict[str, Univariate] = {
     "sigmoid": mb.SigmoidAffine(),
     "spline": mb.RationalQuadratic(num_bins=5),
     "circular": mb.RationalQuadratic(num_bins=4, circular=True),
+    "softplus": mb.RationalQuadratic(num_bins=4, slopes="softplus"),
     "bspline": mb.MonotoneBSpline(),
 }
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mb.nets.ResidualMLP, "kan": mb.nets.KAN}

@@ -1,6 +1,7 @@
 """The names of torch, normflows and nflows in `_dependencies`: upgrades may take them away."""
 
 import copy
+import inspect
 import pydoc
 from contextlib import nullcontext
 
@@ -15,7 +16,7 @@ from torch.testing import assert_close
 from torch.utils import _python_dispatch
 
 from mixer_bijectors import _dependencies
-from mixer_bijectors.running import known_layers
+from mixer_bijectors.running import compiled, faster_linear, faster_splines, known_layers
 
 
 def test_torch_marks_constant_functions_as_the_library_does():
@@ -203,3 +204,25 @@ def test_the_code_that_solvers_know(name, method):
 )
 def test_the_loops_that_solvers_replace(layer):
     assert known_layers.loops_over_features(layer(3, 8))
+
+
+@pytest.mark.parametrize(
+    ("faster", "name"),
+    [
+        (faster, name)
+        for faster in (*faster_splines.LAYERS, *faster_linear.LAYERS)
+        for name in faster.known
+        if name in vars(faster)
+    ],
+)
+def test_normflows_and_nflows_call_what_accelerate_replaces(faster, name):
+    """Methods of layers, with the arguments that they are called with."""
+    arguments = list(inspect.signature(getattr(faster, name)).parameters)
+    for function in faster.known[name]:
+        assert list(inspect.signature(function).parameters) == arguments
+
+
+@pytest.mark.parametrize("faster", compiled.MODELS)
+def test_normflows_and_nflows_have_the_methods_that_accelerate_compiles(faster):
+    assert faster.directions.keys() == faster.known.keys()
+    assert all(map(inspect.isfunction, sum(faster.known.values(), ())))

@@ -92,5 +92,6 @@ def test_imports_run_one_way():
     assert found <= {
         "chain.py imports layers",
         "layers/alternation.py imports bridges",
+        "running/compiled.py imports bridges",
         "running/equations.py imports bridges",
     }

@@ -94,8 +94,8 @@ def normflows_inside():
         ),
         (
             lambda: mb.Elementwise(2, mb.RationalQuadratic(num_bins=4)),
-            "Elementwise((2,), RationalQuadratic(num_bins=4, bound=3.0, circular=False), "
-            "22 parameters)",
+            "Elementwise((2,), RationalQuadratic(num_bins=4, bound=3.0, circular=False, "
+            "slopes='bounded'), 22 parameters)",
         ),
     ],
     ids=[

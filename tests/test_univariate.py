@@ -125,6 +125,8 @@ class TestUnivariate:
     @DIRECTIONS
     @pytest.mark.parametrize("scale", [1.0, 1e3, 1e30])
     def test_extreme_parameters_stay_finite(self, univariate, scale, inverse):
+        if getattr(univariate, "slopes", "bounded") == "softplus":
+            pytest.skip("slopes by softplus have no upper bound")
         x, params = (
             t.requires_grad_() for t in draw(univariate, scale, 1000, dtype=torch.float32)
         )
@@ -252,6 +254,23 @@ def test_rational_quadratic_agrees_with_zuko(inverse, dtype, scale, atol):
     assert_close(log_derivative, want, atol=atol, rtol=atol)
 
 
+@DIRECTIONS
+@pytest.mark.parametrize("circular", [False, True])
+def test_trained_parameters_of_normflows_and_nflows_carry_over(circular, inverse):
+    spline = mb.RationalQuadratic(5, 2.0, circular, slopes="softplus")
+    x, params = draw(spline)
+    x = x.clamp(-2, 2) if circular else x
+    widths, heights, slopes = params.split([5, 5, spline.num_params - 10], dim=-1)
+    tails = "circular" if circular else "linear"
+    libraries = [normflows_splines] if circular else [normflows_splines, nflows_splines]
+    for library in libraries:
+        want = library.unconstrained_rational_quadratic_spline(
+            x, widths, heights, slopes, inverse=inverse, tails=tails, tail_bound=2.0
+        )
+        shifted = torch.cat((widths, heights, slopes - math.log(math.expm1(1 - 1e-3))), dim=-1)
+        assert_close(spline(x, shifted, inverse), want, atol=1e-11, rtol=1e-11)
+
+
 def test_circular_splines_go_on_periodically():
     spline = mb.RationalQuadratic(circular=True, bound=math.pi)
     x, params = draw(spline)
@@ -334,6 +353,10 @@ def test_inputs_that_all_lie_in_the_tails_or_at_the_ends(name, inverse):
         ),
         (lambda: mb.RationalQuadratic(8.0), "num_bins must be a whole number from 2 to 500"),
         (lambda: mb.RationalQuadratic(bound=0.0), "bound must be positive and finite, got 0.0"),
+        (
+            lambda: mb.RationalQuadratic(slopes="free"),
+            "slopes must be one of bounded, softplus, got 'free'",
+        ),
         (lambda: mb.MonotoneBSpline(3), "grid_size must be a whole number from 4 to 500"),
         (lambda: mb.MonotoneBSpline(bound=math.inf), "bound must be positive and finite"),
         (lambda: mb.Affine(0.0), "Affine: max_log_scale must be positive, got 0.0"),

@@ -1,6 +1,7 @@
-"""Ways to run a flow other than its own: the sequential direction in parallel."""
+"""Ways to run a flow other than its own: in parallel, or by faster code."""
 
+from .accelerate import accelerate, restore
 from .accelerate_sampling import accelerate_sampling
 from .parallel_inverse import ParallelInverse
 
-__all__ = ["ParallelInverse", "accelerate_sampling"]
+__all__ = ["ParallelInverse", "accelerate", "accelerate_sampling", "restore"]

@@ -63,9 +63,9 @@ def find_sequential(module: nn.Module) -> tuple[str, Any] | None:
         return "inverse", module
     if has_hooks(module):
         return None
-    if all(_method(module, name) is method for name, method in _METHODS.items()):
+    if all(method_of(module, name) is method for name, method in _METHODS.items()):
         return "forward", module
-    forward = _method(module, "forward")
+    forward = method_of(module, "forward")
     for reversed_loop, name in _REVERSED:
         if forward is reversed_loop:
             inner: Any = getattr(module, name)
@@ -86,7 +86,7 @@ def jacobi_step(
 def order_of(layer: Any, features: int, device: torch.device) -> Tensor | None:
     """The features in the order in which the layer reads them; None where it is not known."""
     if isinstance(layer, Autoregressive):
-        if _method(layer, "_order") is not Autoregressive._order:
+        if method_of(layer, "_order") is not Autoregressive._order:
             return None
         order = torch.arange(features, device=device)
         return order.flip(0) if layer.reverse else order
@@ -146,6 +146,6 @@ def _multiplies_by_mask(module: nn.Module) -> bool:
     )
 
 
-def _method(module: nn.Module, name: str) -> Any:
+def method_of(module: nn.Module, name: str) -> Any:
     # Without vars(), which torch.compile did not know before version 2.6.
     return module.__dict__.get(name, getattr(type(module), name, None))

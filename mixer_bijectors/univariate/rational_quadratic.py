@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .base import Univariate, check_bound, check_count
-from .rational_quadratic_bins import max_log_slope, min_share
+from .rational_quadratic_form import SLOPES, Form, softplus_of_one
 from .rational_quadratic_kernel import unit_spline
 
 __all__ = ["RationalQuadratic", "evaluate"]
@@ -29,6 +29,13 @@ class RationalQuadratic(Univariate):
     of the heights of the bins, which softmax turns into shares of the interval of at least
     1e-3, and log-slopes at the inner knots, softly bounded to 1e-3 to 1e3.
 
+    With `slopes="softplus"`, a slope is 1e-3 plus the softplus of its parameter and of
+    log(exp(1 - 1e-3) - 1), which makes it 1 where the parameter is 0. These are the splines of
+    normflows and nflows. To take over their trained parameters, subtract that number from those
+    of slopes; where a net has `hidden_features`, they divide those of widths and heights by the
+    root of it. These slopes have no upper bound, so that what follows holds for parameters of
+    moderate size.
+
     The discriminant that inverts the spline is a sum of squares, and denominators stay above
     half the slope of the chord, so values are finite for all parameters. Gradients are in
     closed form, in reverse and in forward mode, and can be differentiated again.
@@ -38,12 +45,14 @@ class RationalQuadratic(Univariate):
         bound: the interval is [-bound, bound].
         circular: for angles of period 2 * bound. The slopes at both ends are equal and free,
             and the bijection is continued periodically, f(x + 2 b) = f(x) + 2 b.
+        slopes: `"bounded"` or `"softplus"`, what the parameters of slopes stand for.
 
     Shapes: x (...), params (..., num_params), y and log|dy/dx| (...).
 
     Raises:
         TypeError: a bound or `circular` for each feature instead of one for all.
-        ValueError: fewer than 2 bins or more than 500; a bound that is not positive and finite.
+        ValueError: fewer than 2 bins or more than 500; a bound that is not positive and finite;
+            slopes of another kind.
 
     References:
         Durkan et al., Neural spline flows, 2019 (https://arxiv.org/abs/1906.04032)
@@ -62,6 +71,7 @@ class RationalQuadratic(Univariate):
     num_bins: int = 8
     bound: float = 3.0
     circular: bool = False
+    slopes: str = "bounded"
 
     def __post_init__(self) -> None:
         check_count("RationalQuadratic", "num_bins", self.num_bins, least=2)
@@ -71,11 +81,26 @@ class RationalQuadratic(Univariate):
                 "RationalQuadratic: circular must be True or False for all features, got a "
                 f"{type(self.circular).__name__}; give angles and other features a layer each"
             )
+        if self.slopes not in SLOPES:
+            raise ValueError(
+                f"RationalQuadratic: slopes must be one of {', '.join(SLOPES)}, got "
+                f"{self.slopes!r}"
+            )
 
     @property
     def num_params(self) -> int:
         """Number of parameters of one bijection."""
         return 3 * self.num_bins - (not self.circular)
+
+    @property
+    def form(self) -> Form:
+        """What the parameters stand for."""
+        return Form(
+            self.num_bins,
+            ends="equal" if self.circular else "identity",
+            slopes=self.slopes,
+            offset=softplus_of_one(Form.min_slope) if self.slopes == "softplus" else 0.0,
+        )
 
     def transform(self, x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         """Map `x`, or map it back."""
@@ -83,29 +108,25 @@ class RationalQuadratic(Univariate):
         u = x / (2 * self.bound)
         if self.circular:
             turns = (u.detach() + 0.5).floor()
-            v, log_slope = unit_spline(u - turns, params, self, inverse)
+            v, log_slope = unit_spline(u - turns, params, self.form, inverse)
             return (v + turns) * (2 * self.bound), log_slope
         inside = x.abs() < self.bound
         # Inputs outside are replaced by 0, whose gradients are finite, and are discarded.
-        v, log_slope = unit_spline(torch.where(inside, u, 0.0), params, self, inverse)
+        v, log_slope = unit_spline(torch.where(inside, u, 0.0), params, self.form, inverse)
         y = v * (2 * self.bound)
         return torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)
 
     def knots(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The knots :math:`x_k, y_k` and the slopes there, each (..., num_bins + 1)."""
-        widths, heights, slopes = params.split(
-            (self.num_bins, self.num_bins, params.shape[-1] - 2 * self.num_bins), dim=-1
-        )
-        x, y = (self._corners(logits) for logits in (widths, heights))
-        # Zeros, the log-slopes of the identity, at both ends; or one log-slope that both share.
-        end = slopes[..., :1] if self.circular else torch.zeros_like(slopes[..., :1])
-        inner = slopes[..., 1:] if self.circular else slopes
-        log_slopes = torch.cat((end, inner, end), dim=-1)
-        return x, y, (log_slopes / (1 + log_slopes.abs() / max_log_slope())).exp()
+        form, params = self.form, params.movedim(-1, 0)
+        x, y = map(self._corners, form.logits(params).split(self.num_bins), form.least)
+        slopes = form.slope(form.all_slopes(params[2 * self.num_bins :]))
+        return x, y, slopes.movedim(0, -1)
 
-    def _corners(self, logits: Tensor) -> Tensor:
-        shares = min_share() + (1 - self.num_bins * min_share()) * logits.softmax(-1)
-        return 2 * self.bound * (F.pad(shares.cumsum(-1), (1, 0)) - 0.5)
+    def _corners(self, logits: Tensor, least: float) -> Tensor:
+        shares = least + (1 - self.num_bins * least) * logits.softmax(0)
+        knots = F.pad(shares.movedim(0, -1).cumsum(-1), (1, 0))
+        return 2 * self.bound * (knots - 0.5)
 
 
 def evaluate(spline: RationalQuadratic, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:

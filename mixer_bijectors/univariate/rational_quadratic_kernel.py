@@ -1,35 +1,31 @@
 """Rational-quadratic splines on the unit square, with derivatives in closed form."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
 from .._dependencies import with_forward_mode
-from .rational_quadratic_bins import Bin, Choice, locate, max_log_slope, min_share
-
-if TYPE_CHECKING:
-    from .rational_quadratic import RationalQuadratic
+from .rational_quadratic_bins import Bin, Choice, locate
+from .rational_quadratic_form import Form
 
 __all__ = ["unit_spline"]
 
 
-def unit_spline(
-    u: Tensor, params: Tensor, spline: RationalQuadratic, inverse: bool
-) -> tuple[Tensor, Tensor]:
+def unit_spline(u: Tensor, params: Tensor, form: Form, inverse: bool) -> tuple[Tensor, Tensor]:
     """The spline on the unit square around 0 or its inverse at `u`, and the log-slope of that.
 
     Args:
         u: positions from -1/2 to 1/2, of shape (...).
         params: parameters of as many axes and one more, (..., num_params); they broadcast.
-        spline: the spline, of which the number of bins is read, and whether it is circular.
+        form: what the parameters stand for.
         inverse: the direction.
     """
+    if not torch.is_grad_enabled():  # where recording a function takes longer than some of it
+        return _UnitSpline.forward(u, params, form, inverse)
     function = _UnitSpline if torch.compiler.is_compiling() else _ForwardModeUnitSpline
-    return function.apply(u, params, spline, inverse)
+    return function.apply(u, params, form, inverse)
 
 
 class _UnitSpline(torch.autograd.Function):
@@ -41,10 +37,8 @@ class _UnitSpline(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        u: Tensor, params: Tensor, spline: RationalQuadratic, inverse: bool
-    ) -> tuple[Tensor, Tensor]:
-        _, b = locate(u, params, spline, inverse)
+    def forward(u: Tensor, params: Tensor, form: Form, inverse: bool) -> tuple[Tensor, Tensor]:
+        _, b = locate(u, params, form, inverse)
         t, r = b.t, 1 - b.t
         tr, chords = t * r, 2 * b.s
         denominator = b.s + (b.d0 + b.d1 - chords) * tr
@@ -56,7 +50,7 @@ class _UnitSpline(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
-        u, params, ctx.spline, ctx.inverse = inputs
+        u, params, ctx.form, ctx.inverse = inputs
         ctx.save_for_backward(u, params)
         ctx.save_for_forward(u, params)
 
@@ -67,7 +61,7 @@ class _UnitSpline(torch.autograd.Function):
             # Otherwise the compiler notices that the forward pass has found these bins, and
             # saves them.
             u, params = u.clone(), params.clone()
-        return *_gradients(u, params, ctx.spline, ctx.inverse, grad_v, grad_log), None, None
+        return *_gradients(u, params, ctx.form, ctx.inverse, grad_v, grad_log), None, None
 
 
 class _ForwardModeUnitSpline(_UnitSpline):
@@ -84,7 +78,7 @@ class _ForwardModeUnitSpline(_UnitSpline):
             # The transpose of the backward pass, which is linear in what it gets.
             zeros = torch.zeros_like(u)
             transpose = torch.func.vjp(
-                lambda *g: _gradients(u, params, ctx.spline, ctx.inverse, *g), zeros, zeros
+                lambda *g: _gradients(u, params, ctx.form, ctx.inverse, *g), zeros, zeros
             )[1]
             return transpose((tangent_u, tangent_params))
 
@@ -92,20 +86,20 @@ class _ForwardModeUnitSpline(_UnitSpline):
 def _gradients(
     u: Tensor,
     params: Tensor,
-    spline: RationalQuadratic,
+    form: Form,
     inverse: bool,
     grad_v: Tensor,
     grad_log: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of u and of the parameters from those of the value and of the log-slope."""
-    choice, b = locate(u, params, spline, inverse)
-    grad_u, *grads = _gradient_in_bin(b, inverse, grad_v, grad_log)
+    choice, b = locate(u, params, form, inverse)
+    grad_u, *grads = _gradient_in_bin(b, form, inverse, grad_v, grad_log)
     del b  # much of the memory that is in use here
-    return grad_u, _gradient_of_choice(choice, spline, *grads).sum_to_size(params.shape)
+    return grad_u, _gradient_of_choice(choice, form, *grads).sum_to_size(params.shape)
 
 
 def _gradient_in_bin(
-    b: Bin, inverse: bool, grad_v: Tensor, grad_log: Tensor
+    b: Bin, form: Form, inverse: bool, grad_v: Tensor, grad_log: Tensor
 ) -> tuple[Tensor, ...]:
     """Gradients of u, x, y, w, h, a0 and a1 from those of the value and of the log-slope."""
     t, r, s, w, d0, d1 = b.t, 1 - b.t, b.s, b.w, b.d0, b.d1
@@ -139,14 +133,14 @@ def _gradient_in_bin(
         grad_y,
         -(grad_s + grad_t * t) / w,
         grad_y * (t * top * p) + grad_s / b.h,
-        grad_d0 / (1 + b.a0.abs() / max_log_slope()).square(),
-        grad_d1 / (1 + b.a1.abs() / max_log_slope()).square(),
+        grad_d0 * form.log_slope_rate(b.a0, d0),
+        grad_d1 * form.log_slope_rate(b.a1, d1),
     )
 
 
 def _gradient_of_choice(
     choice: Choice,
-    spline: RationalQuadratic,
+    form: Form,
     x: Tensor,
     y: Tensor,
     w: Tensor,
@@ -159,23 +153,26 @@ def _gradient_of_choice(
     index = chosen.unsqueeze(0)
     # Popped, so that the memory of one axis is free when the other's turn comes.
     widths, heights = (
-        _gradient_of_shares(index, shares.pop(0), share.pop(0), before.pop(0), corner, size)
-        for corner, size in ((x, w), (y, h))
+        _gradient_of_shares(
+            index, shares.pop(0), share.pop(0), before.pop(0), factor * corner, factor * size
+        )
+        for corner, size, factor in zip((x, y), (w, h), form.factors)
     )
-    slopes = a0.new_zeros(spline.num_bins + 1, *a0.shape)
+    slopes = a0.new_zeros(form.num_bins + 1, *a0.shape)
     slopes = _add_at(_add_at(slopes, index, a0), index + 1, a1)
-    inner = slopes[1:-1]
-    ends = [slopes[:1] + slopes[-1:]] if spline.circular else []
-    return torch.cat((widths, heights, *ends, inner)).movedim(0, -1)
+    return torch.cat((widths, heights, form.free_slopes(slopes))).movedim(0, -1)
 
 
 def _gradient_of_shares(
     index: Tensor, shares: Tensor, share: Tensor, before: Tensor, corner: Tensor, size: Tensor
 ) -> Tensor:
-    """Gradient of the logits of all bins on one axis from those of a corner and of a size."""
-    k = len(shares)
-    corner, size = ((1 - k * min_share()) * t for t in (corner, size))
-    earlier = torch.arange(k, device=index.device).view(-1, *[1] * corner.dim()) < index
+    """Gradient of the logits of all bins on one axis from those of its shares.
+
+    These are given as the gradient of each share before the bin, and that of the share of it.
+    """
+    earlier = (
+        torch.arange(len(shares), device=index.device).view(-1, *[1] * corner.dim()) < index
+    )
     # Through softmax: of each bin's gradient the mean over the shares is subtracted.
     mean = corner * before + size * share
     grad = torch.addcmul(-mean, earlier.to(mean.dtype), corner).mul_(shares)

@@ -1,0 +1,169 @@
+"""The rational-quadratic splines of normflows and nflows by the kernel of this library."""
+
+from typing import Any
+
+import nflows.transforms as nflows_transforms
+import torch
+from nflows.transforms import autoregressive as nflows_autoregressive
+from nflows.transforms import coupling as nflows_coupling
+from nflows.transforms import nonlinearities as nflows_nonlinearities
+from nflows.transforms.base import InputOutsideDomain
+from normflows.flows.neural_spline import autoregressive as normflows_autoregressive
+from normflows.flows.neural_spline import coupling as normflows_coupling
+from torch import Tensor
+
+from .._checks import is_readable
+from ..univariate.rational_quadratic_form import Form, softplus_of_one
+from ..univariate.rational_quadratic_kernel import unit_spline
+from .exchange import Faster
+
+__all__ = ["LAYERS"]
+
+_ENDS = {None: "free", "linear": "identity", "circular": "equal"}
+_NFLOWS = nflows_autoregressive.MaskedPiecewiseRationalQuadraticAutoregressiveTransform
+_NORMFLOWS = normflows_autoregressive.MaskedPiecewiseRationalQuadraticAutoregressive
+
+
+class _Spline(Faster):
+    """What couplings, autoregressive layers and tables of splines share."""
+
+    @classmethod
+    def accepts(cls, layer: Any) -> bool:
+        """Whether the layer says itself how its splines look, and that they can be."""
+        tails = layer.tails if isinstance(layer.tails, list | tuple) else [layer.tails]
+        of_nflows = isinstance(layer, nflows_transforms.Transform)
+        num_bins = _num_bins(layer)
+        return (
+            all(tail in _ENDS and not (tail == "circular" and of_nflows) for tail in tails)
+            and num_bins >= 2
+            and max(layer.min_bin_width, layer.min_bin_height) * num_bins <= 1
+            and 0 <= layer.min_derivative < 1
+        )
+
+
+class SplineCoupling(_Spline):
+    """The coupling's elementwise map."""
+
+    known = {
+        name: (
+            getattr(nflows_coupling.PiecewiseRationalQuadraticCouplingTransform, name),
+            getattr(normflows_coupling.PiecewiseRationalQuadraticCoupling, name),
+        )
+        for name in ("forward", "inverse", "_piecewise_cdf", "_transform_dim_multiplier")
+    }
+
+    def _piecewise_cdf(
+        self: Any, inputs: Tensor, transform_params: Tensor, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        net = self.transform_net
+        hidden = getattr(net, "hidden_features", getattr(net, "hidden_channels", 1))
+        return _evaluate(self, inputs, transform_params, inverse, hidden)
+
+
+class SplineAutoregressive(_Spline):
+    """The elementwise map of an autoregressive layer."""
+
+    known = {
+        name: (getattr(_NFLOWS, name), getattr(_NORMFLOWS, name))
+        for name in ("forward", "inverse", "_elementwise", "_output_dim_multiplier")
+    }
+
+    def _elementwise(
+        self: Any, inputs: Tensor, autoregressive_params: Tensor, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        params = autoregressive_params.view(*inputs.shape[:2], self._output_dim_multiplier())
+        hidden = getattr(self.autoregressive_net, "hidden_features", 1)
+        outputs, log_slopes = _evaluate(self, inputs, params, inverse, hidden)
+        return outputs, log_slopes.sum(1)
+
+
+class SplineCDF(_Spline):
+    """Splines whose parameters are the layer's own."""
+
+    known = {
+        name: (
+            getattr(nflows_nonlinearities.PiecewiseRationalQuadraticCDF, name),
+            getattr(normflows_coupling.PiecewiseRationalQuadraticCDF, name),
+        )
+        for name in ("forward", "inverse", "_spline")
+    }
+
+    def _spline(self: Any, inputs: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        parts = (
+            self.unnormalized_widths,
+            self.unnormalized_heights,
+            self.unnormalized_derivatives,
+        )
+        outputs, log_slopes = _evaluate(self, inputs, torch.cat(parts, dim=-1), inverse)
+        return outputs, log_slopes.flatten(1).sum(1)
+
+
+def _num_bins(layer: Any) -> int:
+    if isinstance(layer, SplineCDF) or hasattr(layer, "unnormalized_widths"):
+        return int(layer.unnormalized_widths.shape[-1])
+    return int(layer.num_bins)
+
+
+def _evaluate(
+    layer: Any, x: Tensor, params: Tensor, inverse: bool, hidden: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Values and log-slopes of the splines of a layer, in the dtype of `x`."""
+    dtype = torch.promote_types(torch.promote_types(x.dtype, params.dtype), torch.float32)
+    params = params.to(dtype)[(None,) * (x.dim() + 1 - params.dim())]
+    tails, num_bins = layer.tails, _num_bins(layer)
+    per_feature = isinstance(tails, list | tuple)
+    if per_feature:
+        params = _set_ends(params, tails, 2 * num_bins, layer.min_derivative)
+    form = Form(
+        num_bins,
+        ends="free" if per_feature else _ENDS[tails],
+        slopes="softplus",
+        min_width=layer.min_bin_width,
+        min_height=layer.min_bin_height,
+        min_slope=layer.min_derivative,
+        scale=hidden**-0.5,
+    )
+    if tails is None:
+        return _on_unit_interval(layer, x, params, form, inverse)
+    bound = layer.tail_bound
+    inside = x.abs() <= bound
+    # Inputs outside are replaced by 0, whose gradients are finite, and are discarded.
+    u = torch.where(inside, x.to(dtype) / (2 * bound), 0.0).to(dtype)
+    v, log_slopes = unit_spline(u, params, form, inverse)
+    # With tails for each feature, normflows has zeros outside, without linear tails.
+    y = torch.where(inside, (v * (2 * bound)).to(x.dtype), 0.0 if per_feature else x)
+    return y, torch.where(inside, log_slopes, 0.0).to(x.dtype)
+
+
+def _on_unit_interval(
+    layer: Any, x: Tensor, params: Tensor, form: Form, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """Splines without tails, which are not defined outside: NaN, or an error if it can be."""
+    inside = (x >= 0) & (x <= 1)
+    if is_readable(x) and not bool(inside.all()):
+        of_nflows = isinstance(layer, nflows_transforms.Transform)
+        raise (InputOutsideDomain if of_nflows else ValueError)(
+            f"{type(layer).__name__}: splines without tails take inputs from 0 to 1, got "
+            f"{x.min():.3g} to {x.max():.3g}; scale them, or build it with tails='linear'"
+        )
+    u = torch.where(inside, x.to(params.dtype) - 0.5, 0.0)
+    v, log_slopes = unit_spline(u, params, form, inverse)
+    return tuple(  # type: ignore[return-value]
+        torch.where(inside, t, float("nan")).to(x.dtype) for t in (v + 0.5, log_slopes)
+    )
+
+
+def _set_ends(params: Tensor, tails: Any, first: int, min_slope: float) -> Tensor:
+    """Slopes at both ends as the tails of each feature want them, all of them parameters."""
+    linear, circular = (
+        torch.tensor([[tail == kind] for tail in tails], device=params.device)
+        for kind in ("linear", "circular")
+    )
+    one = softplus_of_one(min_slope)
+    start, end = params[..., first : first + 1], params[..., -1:]
+    start = torch.where(linear, one, start)
+    end = torch.where(linear | circular, start, end)
+    return torch.cat((params[..., :first], start, params[..., first + 1 : -1], end), dim=-1)
+
+
+LAYERS = (SplineCoupling, SplineAutoregressive, SplineCDF)
