@@ -23,6 +23,8 @@ from .layers.transformer_autoregressive import Guidance, TransformerAutoregressi
 from .models import HybridClassifier, ImageFlow, MixerFlow, TarFlow
 from .models.denoising import denoise
 from .running.parallel_inverse import ParallelInverse, accelerate_sampling
+from .running.reversible import reversible
+from .running.reversible_chain import ReversibleChain
 from .testing import check_bijection
 from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic
 
@@ -68,6 +70,7 @@ __all__ = [
     "Patchify",
     "PixelMixing",
     "RationalQuadratic",
+    "ReversibleChain",
     "Shift",
     "TarFlow",
     "TransformerAutoregressive",
@@ -78,6 +81,7 @@ __all__ = [
     "images",
     "nets",
     "presets",
+    "reversible",
     "to_nflows",
     "to_torch_transform",
 ]

@@ -133,7 +133,13 @@ def apply_flows(
     *,
     inverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run flows one after the other, `flows[0]` first, or last when `inverse`."""
+    """Run flows one after the other, `flows[0]` first, or last when `inverse`.
+
+    A list that `reversible` has made has a `whole`, which runs them in its own way.
+    """
+    whole = getattr(flows, "whole", None)
+    if whole is not None:
+        return whole.run(x, context, inverse=inverse)  # type: ignore[no-any-return]
     total = x.new_zeros(x.shape[:1])
     for flow in reversed(flows) if inverse else flows:
         x, log_det = apply_flow(flow, x, context, inverse=inverse)

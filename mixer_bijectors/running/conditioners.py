@@ -1,0 +1,136 @@
+"""Nets of couplings, which both directions call with the same values, so that once will do."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from nflows.transforms.coupling import CouplingTransform
+from normflows.flows.affine.coupling import AffineCoupling, MaskedAffineFlow
+from normflows.flows.neural_spline.coupling import Coupling as NormflowsCoupling
+from torch import Tensor, nn
+
+from ..layers.coupling import Coupling
+from .equations import has_hooks, is_as_defined
+
+__all__ = ["Conditioners"]
+
+# Layers that call these parts once in each direction, with what they do not transform. As for
+# triangular equations, methods are compared as they were defined.
+_COUPLINGS: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    Coupling: (("forward", "inverse", "transform"), ("net",)),
+    AffineCoupling: (("forward", "inverse"), ("param_map",)),
+    MaskedAffineFlow: (("forward", "inverse"), ("s", "t")),
+    NormflowsCoupling: (("forward", "inverse"), ("transform_net",)),
+    CouplingTransform: (("forward", "inverse"), ("transform_net",)),
+}
+_METHODS = {
+    coupling: {name: getattr(coupling, name) for name in methods}
+    for coupling, (methods, _) in _COUPLINGS.items()
+}
+
+
+class Conditioners:
+    """The nets of all couplings in some layers, computed the first time and reused the second.
+
+    Undoing a coupling computes its net, and so does running it again; both on the half that
+    the coupling leaves as it is. So the net runs once, with a graph, and the second call
+    returns its result, connected to the graph of that call.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        nets = (net for layer in layers for net in _nets(layer))
+        self.records: dict[nn.Module, list[_Record]] = {net: [] for net in nets}
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """A context in which calls of the nets are recorded."""
+        with self._replaced(_record):
+            yield
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """A context in which calls return what was recorded, in the same order."""
+        with self._replaced(_replay):
+            yield
+
+    @contextmanager
+    def _replaced(self, call: Callable[..., Tensor]) -> Iterator[None]:
+        try:
+            for net, records in self.records.items():
+                net.__dict__["forward"] = partial(call, net, records)
+            yield
+        finally:
+            for net in self.records:
+                net.__dict__.pop("forward", None)
+
+
+class _Record:
+    """A call of a net: detached arguments, the parameters, and the result with its graph."""
+
+    def __init__(self, net: nn.Module, arguments: Iterable[Any]) -> None:
+        self.arguments = [
+            a.detach().requires_grad_() if _is_differentiable(a) else a for a in arguments
+        ]
+        self.parameters = [p for p in net.parameters() if p.requires_grad]
+        with torch.enable_grad():
+            self.result: Tensor = type(net).forward(net, *self.arguments)
+
+
+class _Reuse(torch.autograd.Function):
+    """A recorded result as the result of a call with other arguments of the same values."""
+
+    @staticmethod
+    def forward(ctx: Any, record: _Record, *inputs: Any) -> Tensor:  # type: ignore[override]
+        ctx.record = record
+        # A copy, since some layers of normflows and nflows write into it.
+        return record.result.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        inputs = (*ctx.record.arguments, *ctx.record.parameters)
+        needed = ctx.needs_input_grad[1:]
+        wanted = [t for t, needs in zip(inputs, needed) if needs]
+        grads = iter(
+            torch.autograd.grad(ctx.record.result, wanted, grad, allow_unused=True)
+            if wanted
+            else ()
+        )
+        return None, *(next(grads) if needs else None for needs in needed)
+
+
+def _record(net: nn.Module, records: list[_Record], *arguments: Any) -> Tensor:
+    record = _Record(net, arguments)
+    records.append(record)
+    return record.result.detach().clone()
+
+
+def _replay(net: nn.Module, records: list[_Record], *arguments: Any) -> Tensor:
+    record = records.pop(0)
+    result: Tensor = _Reuse.apply(record, *arguments, *record.parameters)
+    return result
+
+
+def _nets(layer: nn.Module) -> Iterator[nn.Module]:
+    for module in layer.modules():
+        for coupling, (_, names) in _COUPLINGS.items():
+            if not isinstance(module, coupling) or not all(
+                getattr(type(module), name) is method and name not in vars(module)
+                for name, method in _METHODS[coupling].items()
+            ):
+                continue
+            nets = (getattr(module, name) for name in names)
+            for net in nets:
+                # Hooks on the net itself would run outside of its graph.
+                plain = isinstance(net, nn.Module) and not has_hooks(net)
+                if plain and is_as_defined(net, type(net).forward) and not _is_compiled(net):
+                    yield net
+
+
+def _is_compiled(net: Any) -> bool:
+    return net._compiled_call_impl is not None
+
+
+def _is_differentiable(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and argument.is_floating_point()

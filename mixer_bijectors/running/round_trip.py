@@ -1,0 +1,104 @@
+"""Tries on one batch whether a layer can be undone by its own other direction."""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, NamedTuple
+
+import torch
+from normflows.flows import Residual
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..flow import apply_flow
+from ..layers.continuous import ContinuousFlow
+from .parallel_inverse import _Parallel
+from .recomputation import random_state, restored
+
+__all__ = ["Treatment", "Way", "treatment_of"]
+
+_ITERATIVE = (Residual, ContinuousFlow, _Parallel)
+# A direction that calls more functions than this many times those of the other is sequential.
+_LONGER = 3
+
+
+class Way(Enum):
+    """How the backward pass of a layer gets at what the layer was given."""
+
+    UNDONE = "its input is reconstructed from its output"
+    KEPT = "its input is kept"
+    PLAIN = "autograd keeps what it needs"
+
+
+class Treatment(NamedTuple):
+    """The way of a layer, and the reason where its input is not reconstructed."""
+
+    way: Way
+    reason: str = ""
+
+
+@torch.no_grad()
+def treatment_of(
+    layer: nn.Module, x: Tensor, context: Tensor | None, *, inverse: bool
+) -> Treatment:
+    """Run the layer there and back on a batch, and tell how to treat it.
+
+    The layer and the generators of random numbers are afterwards as one pass leaves them,
+    or as they were before, for what each pass changes anew. The batch is compared on the host,
+    which synchronises.
+    """
+    buffers = {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    with restored(random_state(x.device), x.device):
+        apply_flow(layer, x, context, inverse=inverse)  # ActNorm looks at its first batch
+        versions = _versions(layer)
+        with _Count() as count:
+            y, _ = apply_flow(layer, x, context, inverse=inverse)
+        changed = [name for name, v in _versions(layer).items() if versions.get(name) != v]
+        if changed:
+            for name in changed:
+                layer.get_buffer(name).copy_(buffers[name])
+            return Treatment(Way.PLAIN, "each pass changes its buffers")
+        # The other direction would drift, or take a pass for each feature.
+        if x.dtype in (torch.float16, torch.bfloat16):
+            return Treatment(Way.KEPT, f"{x.dtype} is too coarse")
+        if any(isinstance(module, _ITERATIVE) for module in layer.modules()):
+            return Treatment(Way.KEPT, "it is solved by iteration")
+        try:
+            with _Count(_LONGER * count.calls):
+                back, _ = apply_flow(layer, y, context, inverse=not inverse)
+        except _TooLong:
+            return Treatment(Way.KEPT, "its other direction is sequential")
+        except Exception as error:
+            return Treatment(Way.KEPT, f"its other direction raises {type(error).__name__}")
+    if back.shape != x.shape:
+        return Treatment(Way.KEPT, "its other direction returns another shape")
+    bound = torch.finfo(x.dtype).eps ** (2 / 3)
+    finite = x.isfinite()
+    error, size = ((t.abs().where(finite, 0.0)).amax() for t in (back - x, x))
+    if bool(error <= bound * size.clamp(min=1)):
+        return Treatment(Way.UNDONE)
+    return Treatment(Way.KEPT, f"its round trip is not exact to {bound:.1e}")
+
+
+class _TooLong(Exception):
+    """More functions were called than are allowed."""
+
+
+class _Count(TorchFunctionMode):
+    """Counts calls of functions of torch, up to a number of them."""
+
+    def __init__(self, most: int | None = None) -> None:
+        super().__init__()
+        self.calls = 0
+        self.most = most
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.calls += 1
+        if self.most is not None and self.calls > self.most:
+            raise _TooLong
+        return function(*args, **(kwargs or {}))
+
+
+def _versions(layer: nn.Module) -> dict[str, tuple[int, int]]:
+    return {name: (id(buffer), buffer._version) for name, buffer in layer.named_buffers()}
