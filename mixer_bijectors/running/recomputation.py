@@ -1,7 +1,6 @@
 """Backpropagation through flows that keep no activations: each is run again when it is needed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +9,9 @@ from torch import Tensor, nn
 
 from ..flow import apply_flow
 from .conditioners import Conditioners
+from .random_state import RandomState
 
-__all__ = ["Pass", "anchor", "apply_without_graph", "random_state", "restored"]
+__all__ = ["Pass", "anchor", "apply_without_graph"]
 
 
 @dataclass
@@ -49,15 +49,15 @@ class _Call:
             "dtype": torch.get_autocast_dtype(kind),
             "cache_enabled": False,
         }
-        self.random: tuple[Tensor, ...] | None = None
+        self.random: RandomState | None = None
         self.versions: list[tuple[Tensor, int]] = []
 
     def run(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """The layer's results, for the first time."""
-        before = random_state(self.device)
+        before = RandomState(self.device)
         with torch.autocast(**self.autocast):
             results = apply_flow(self.layer, x, context, inverse=self.through.inverse)
-        if not all(map(torch.equal, before, random_state(self.device))):
+        if before != RandomState(self.device):
             self.random = before
         self.versions = [(tensor, tensor._version) for tensor in _state(self.layer)]
         return results
@@ -66,11 +66,8 @@ class _Call:
         self, x: Tensor, context: Tensor | None, conditioners: Conditioners
     ) -> tuple[Tensor, Tensor]:
         """The same results, with a graph."""
-        with (
-            restored(self.random, self.device),
-            conditioners.replayed(),
-            torch.enable_grad(),
-        ):
+        drawn = self.random.replayed() if self.random else nullcontext()
+        with drawn, conditioners.replayed(), torch.enable_grad():
             return apply_flow(self.layer, x, context, inverse=self.through.inverse)
 
     def undo(self, context: Tensor | None, conditioners: Conditioners) -> Tensor:
@@ -200,34 +197,6 @@ def anchor(x: Tensor, total: Tensor, through: Pass) -> tuple[Tensor, Tensor]:
     """Both as they are, where a series of layers without a graph ends."""
     results: Any = _Anchor.apply(through, total, x)
     return results[0], results[1]
-
-
-def random_state(device: torch.device) -> tuple[Tensor, ...]:
-    """States of the generators that a layer on the device may draw from."""
-    states = (torch.get_rng_state(),)
-    if device.type in ("cpu", "meta"):
-        return states
-    return (*states, torch.get_device_module(device).get_rng_state(device))
-
-
-@contextmanager
-def restored(states: tuple[Tensor, ...] | None, device: torch.device) -> Iterator[None]:
-    """Draw the same random numbers again, and then go on as if nothing had been drawn."""
-    if states is None:
-        yield
-        return
-    now = random_state(device)
-    try:
-        _set_random_state(states, device)
-        yield
-    finally:
-        _set_random_state(now, device)
-
-
-def _set_random_state(states: tuple[Tensor, ...], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    for state in states[1:]:
-        torch.get_device_module(device).set_rng_state(state, device)
 
 
 def _state(layer: nn.Module) -> list[Tensor]:

@@ -135,13 +135,19 @@ def _rewrite(module: nn.Module, keep_every: int | None) -> int:
     name = type(module).__name__
     holders = list(_holders(module))
     for holder, key, layers in holders:
-        # Method of a class of this library hand the list to `apply_flows`.
-        runs = getattr(type(module), "transform", None) or type(module).log_prob
-        own = runs.__module__.startswith(f"{__package__.split('.')[0]}.")
-        kind = _Layers if own else _OneFlow
+        kind = _Layers if _hands_on_its_list(type(module)) else _OneFlow
         # Past the hooks that look at new children, as these are not new.
         holder._modules[key] = kind(layers, Reversal(name, keep_every))
     return len(holders)
+
+
+def _hands_on_its_list(kind: type[nn.Module]) -> bool:
+    """Whether a class has the methods of this library, which run a list by `apply_flows`."""
+    log_prob = getattr(kind, "log_prob", None)
+    package = __name__.partition(".")[0]
+    return issubclass(kind, Chain) or (
+        log_prob is not None and log_prob.__module__.partition(".")[0] == package
+    )
 
 
 def _holders(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.ModuleList]]:

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from ..flow import apply_flow
 from ..layers.continuous import ContinuousFlow
 from .parallel_inverse import _Parallel
-from .recomputation import random_state, restored
+from .random_state import RandomState
 
 __all__ = ["Treatment", "Way", "treatment_of"]
 
@@ -46,16 +46,17 @@ def treatment_of(
     or as they were before, for what each pass changes anew. The batch is compared on the host,
     which synchronises.
     """
-    buffers = {name: buffer.clone() for name, buffer in layer.named_buffers()}
-    with restored(random_state(x.device), x.device):
+    before = _copies(layer)
+    with RandomState(x.device).replayed():
         apply_flow(layer, x, context, inverse=inverse)  # ActNorm looks at its first batch
-        versions = _versions(layer)
+        # By values, as batch normalisation writes past the counter of versions.
+        first = _copies(layer)
         with _Count() as count:
             y, _ = apply_flow(layer, x, context, inverse=inverse)
-        changed = [name for name, v in _versions(layer).items() if versions.get(name) != v]
+        changed = [name for name, b in layer.named_buffers() if not b.equal(first[name])]
         if changed:
             for name in changed:
-                layer.get_buffer(name).copy_(buffers[name])
+                layer.get_buffer(name).copy_(before[name])
             return Treatment(Way.PLAIN, "each pass changes its buffers")
         # The other direction would drift, or take a pass for each feature.
         if x.dtype in (torch.float16, torch.bfloat16):
@@ -100,5 +101,5 @@ class _Count(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _versions(layer: nn.Module) -> dict[str, tuple[int, int]]:
-    return {name: (id(buffer), buffer._version) for name, buffer in layer.named_buffers()}
+def _copies(layer: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in layer.named_buffers()}
