@@ -139,7 +139,7 @@ def apply_flows(
     """
     whole = getattr(flows, "whole", None)
     if whole is not None:
-        return whole.run(x, context, inverse=inverse)  # type: ignore[no-any-return]
+        return whole.run(x, context, inverse=inverse)
     total = x.new_zeros(x.shape[:1])
     for flow in reversed(flows) if inverse else flows:
         x, log_det = apply_flow(flow, x, context, inverse=inverse)

@@ -11,7 +11,7 @@ import normflows as nf
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, train
+from conftest import train
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow as NflowsFlow
 from nflows.nn.nets import ResidualNet
@@ -62,11 +62,11 @@ def gradients(model, loss, *inputs):
 
 def assert_same_gradients(plain, reversible, loss, *inputs, bound=1e-9):
     for _ in range(2):  # the first batch, and one after
-        state, drawn = torch.get_rng_state(), np.random.get_state()
+        state, drawn = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
         want, wanted = gradients(plain, loss, *inputs)
         after = torch.get_rng_state()
         torch.set_rng_state(state)
-        np.random.set_state(drawn)
+        np.random.set_state(drawn)  # noqa: NPY002
         value, got = gradients(reversible, loss, *inputs)
         assert torch.equal(torch.get_rng_state(), after)
         assert_close(value, want, rtol=bound, atol=bound)
@@ -78,9 +78,10 @@ def assert_same_gradients(plain, reversible, loss, *inputs, bound=1e-9):
 
 def chain_loss(chain, x, context=None, *, inverse):
     y, log_det = chain.inverse(x, context) if inverse else chain(x, context)
-    return y.square().mul(torch.arange(1, y[0].numel() + 1).view(y[0].shape)).sum() + (
-        log_det * torch.arange(1.0, len(x) + 1).to(x)
-    ).sum()
+    return (
+        y.square().mul(torch.arange(1, y[0].numel() + 1).view(y[0].shape)).sum()
+        + (log_det * torch.arange(1.0, len(x) + 1).to(x)).sum()
+    )
 
 
 @DIRECTIONS
@@ -116,7 +117,10 @@ def real_nvp():
     nets = [nf.nets.MLP([6, 8, 6]) for _ in range(8)]
     masks = [mask if i % 2 else 1 - mask for i in range(4)]
     return of_normflows(
-        [nf.flows.MaskedAffineFlow(b, nets[2 * i], nets[2 * i + 1]) for i, b in enumerate(masks)]
+        [
+            nf.flows.MaskedAffineFlow(b, nets[2 * i], nets[2 * i + 1])
+            for i, b in enumerate(masks)
+        ]
     )
 
 
@@ -168,9 +172,7 @@ MODELS = {
     "Glow": glow,
     "RealNVP": real_nvp,
     "NSF": nsf,
-    "MAF": lambda: of_normflows(
-        [nf.flows.MaskedAffineAutoregressive(6, 8) for _ in range(3)]
-    ),
+    "MAF": lambda: of_normflows([nf.flows.MaskedAffineAutoregressive(6, 8) for _ in range(3)]),
     "Composite": lambda: of_normflows([nf.flows.Composite(list(real_nvp().flows))]),
     "nflows": of_nflows,
     "nflows, multiscale": multiscale_of_nflows,
@@ -341,7 +343,11 @@ def test_memory_does_not_grow_with_depth(name):
                 mb.reversible(model)
             nll(model, x).backward()
             saved[kind, number] = saved_bytes(model, nll, x)
-            kept = (*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()))
+            kept = (
+                *model.parameters(),
+                *model.buffers(),
+                *(p.grad for p in model.parameters()),
+            )
             with Census(x, *kept) as census:
                 nll(model, x).backward()
             peak[kind, number] = census.peak
@@ -432,7 +438,9 @@ def test_gradients_of_one_result(used):
 
     def only(chain, x):
         y, log_det = chain(x)
-        return {"result": y.square(), "log_det": log_det, "both": y.sum(1) + log_det}[used].sum()
+        return {"result": y.square(), "log_det": log_det, "both": y.sum(1) + log_det}[
+            used
+        ].sum()
 
     for function in (loss, only):
         assert_same_gradients(plain, reversible, function, torch.randn(4, 6).double())
@@ -586,7 +594,7 @@ def test_training_goes_on_as_if_it_had_not_been_cut_off():
 
 def test_lipschitz_updates_between_steps():
     torch.manual_seed(0)
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
     model = mb.reversible(MODELS["residual"]().float())
     losses = train(model, data("residual", torch.float32, 16), 3, 1e-3)
     assert losses[-1] < losses[0]

@@ -82,13 +82,13 @@ class _Reuse(torch.autograd.Function):
     """A recorded result as the result of a call with other arguments of the same values."""
 
     @staticmethod
-    def forward(ctx: Any, record: _Record, *inputs: Any) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, record: _Record, *inputs: Any) -> Tensor:
         ctx.record = record
         # A copy, since some layers of normflows and nflows write into it.
         return record.result.detach().clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         inputs = (*ctx.record.arguments, *ctx.record.parameters)
         needed = ctx.needs_input_grad[1:]
         wanted = [t for t, needs in zip(inputs, needed) if needs]

@@ -18,17 +18,15 @@ class RandomState:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.cpu = torch.get_rng_state()
-        self.accelerator = None
+        self.torch = [torch.get_rng_state()]
         if device.type not in ("cpu", "meta"):
-            self.accelerator = torch.get_device_module(device).get_rng_state(device)
-        self.numpy: Any = np.random.get_state()
+            self.torch.append(torch.get_device_module(device).get_rng_state(device))
+        self.numpy: Any = np.random.get_state()  # noqa: NPY002
 
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, RandomState)
-            and torch.equal(self.cpu, other.cpu)
-            and (self.accelerator is None or torch.equal(self.accelerator, other.accelerator))
+            and all(map(torch.equal, self.torch, other.torch))
             and self.numpy[2:] == other.numpy[2:]
             and np.array_equal(self.numpy[1], other.numpy[1])
         )
@@ -44,7 +42,7 @@ class RandomState:
             now._set()
 
     def _set(self) -> None:
-        torch.set_rng_state(self.cpu)
-        if self.accelerator is not None:
-            torch.get_device_module(self.device).set_rng_state(self.accelerator, self.device)
-        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.torch[0])
+        for state in self.torch[1:]:
+            torch.get_device_module(self.device).set_rng_state(state, self.device)
+        np.random.set_state(self.numpy)  # noqa: NPY002

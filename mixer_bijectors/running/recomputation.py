@@ -1,4 +1,4 @@
-"""Backpropagation through flows that keep no activations: each is run again when it is needed."""
+"""Backpropagation through flows that keep no activations: each runs again when needed."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ class _Step(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         call: _Call,
         keeps_input: bool,
@@ -118,7 +118,7 @@ class _Step(torch.autograd.Function):
         return y, total + log_det
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor | None, grad_total: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_y: Tensor | None, grad_total: Tensor | None) -> Any:
         call: _Call = ctx.call
         if torch.is_grad_enabled():
             raise NotImplementedError(
@@ -165,14 +165,14 @@ class _Anchor(torch.autograd.Function):
     """The identity, which saves the state that the layers before it are undone from."""
 
     @staticmethod
-    def forward(ctx: Any, through: Pass, total: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, through: Pass, total: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         ctx.through = through
         ctx.save_for_backward(x)
         ctx.set_materialize_grads(False)
         return x, total.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad_x: Tensor | None, grad_total: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_x: Tensor | None, grad_total: Tensor | None) -> Any:
         (ctx.through.state,) = ctx.saved_tensors
         return None, grad_total, grad_x
 

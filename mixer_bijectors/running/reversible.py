@@ -64,9 +64,7 @@ class _Whole:
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.run(x, context, inverse=True)
 
-    def run(
-        self, x: Tensor, context: Tensor | None, *, inverse: bool
-    ) -> tuple[Tensor, Tensor]:
+    def run(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         flows = list(flatten(self.layers))
         return self.reversal.run(flows, x, context, inverse=inverse)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from .._checks import check_size, is_concrete, is_traced
 from ..flow import Chain, Flow, apply_flow
@@ -21,8 +22,7 @@ def _without_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
 
     This is `torch.compiler.disable`, but imports the compiler when the function is called.
     """
-    disabled: Callable[..., Any] = torch._disable_dynamo(function)
-    return disabled
+    return _disable_dynamo(function)
 
 
 class Reversal:
@@ -52,7 +52,9 @@ class Reversal:
     @property
     def kept(self) -> dict[int, str]:
         """Numbers of layers whose input is not reconstructed, with reasons."""
-        return {key[0]: f"{key[1]}: {t.reason}" for key, t in self.treatments.items() if t.reason}
+        return {
+            key[0]: f"{key[1]}: {t.reason}" for key, t in self.treatments.items() if t.reason
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         # What a pass holds belongs to its graph.
@@ -134,7 +136,7 @@ class Reversal:
 
 
 class ReversibleChain(Chain):
-    r"""Composition of flows, as `Chain`, whose memory in training does not grow with their number.
+    r"""Composition of flows, as `Chain`, with memory in training that is that of one of them.
 
     Values and gradients are those of `Chain`. No layer keeps its activations: backward
     reconstructs the input of each layer from its output by the other direction of the layer,
@@ -208,14 +210,14 @@ class ReversibleChain(Chain):
         return self._reversal.run(list(flatten(self.flows)), x, context, inverse=inverse)
 
 
-def flatten(layers: nn.ModuleList) -> Iterator[Any]:
+def flatten(layers: nn.Module) -> Iterator[Any]:
     """The layers of a list, with those of compositions among them."""
     for layer in layers._modules.values():
         nested = None
         if layer is not None and not has_hooks(layer):
             nested = _NESTED.get((type(layer).__module__, type(layer).__name__))
         if nested:
-            yield from flatten(layer._modules[nested])
+            yield from flatten(getattr(layer, nested))
         else:
             yield layer
 
@@ -247,7 +249,12 @@ def _is_ordinary(
     numbered: list[tuple[int, Flow]],
 ) -> bool:
     """Whether layers can be run again from their own parameters, on values."""
-    if is_traced() or not is_concrete(x) or type(x) not in (Tensor, nn.Parameter) or x.numel() == 0:
+    if (
+        is_traced()
+        or not is_concrete(x)
+        or type(x) not in (Tensor, nn.Parameter)
+        or x.numel() == 0
+    ):
         return False
     if context is not None and not is_concrete(context):
         return False

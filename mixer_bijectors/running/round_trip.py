@@ -66,7 +66,7 @@ def treatment_of(
         try:
             with _Count(_LONGER * count.calls):
                 back, _ = apply_flow(layer, y, context, inverse=not inverse)
-        except _TooLong:
+        except _TooLongError:
             return Treatment(Way.KEPT, "its other direction is sequential")
         except Exception as error:
             return Treatment(Way.KEPT, f"its other direction raises {type(error).__name__}")
@@ -74,13 +74,13 @@ def treatment_of(
         return Treatment(Way.KEPT, "its other direction returns another shape")
     bound = torch.finfo(x.dtype).eps ** (2 / 3)
     finite = x.isfinite()
-    error, size = ((t.abs().where(finite, 0.0)).amax() for t in (back - x, x))
-    if bool(error <= bound * size.clamp(min=1)):
+    off, size = (t.abs().where(finite, 0.0).amax() for t in (back - x, x))
+    if bool(off <= bound * size.clamp(min=1)):
         return Treatment(Way.UNDONE)
     return Treatment(Way.KEPT, f"its round trip is not exact to {bound:.1e}")
 
 
-class _TooLong(Exception):
+class _TooLongError(Exception):
     """More functions were called than are allowed."""
 
 
@@ -97,7 +97,7 @@ class _Count(TorchFunctionMode):
     ) -> Any:
         self.calls += 1
         if self.most is not None and self.calls > self.most:
-            raise _TooLong
+            raise _TooLongError
         return function(*args, **(kwargs or {}))
 
 
