@@ -14,3 +14,14 @@ def test_torch_marks_constant_functions_as_the_library_does():
 
     torch.compiler.assume_constant_result(by_torch)
     assert vars(constant_in_graphs(by_the_library)) == vars(by_torch) != {}
+
+
+def test_torch_leaves_functions_to_python_without_importing_the_compiler():
+    import torch._compile
+
+    seen = []
+    function = torch._compile._disable_dynamo(
+        lambda: seen.append(torch.compiler.is_compiling())
+    )
+    torch.compile(function, backend="eager")()
+    assert seen == [False]

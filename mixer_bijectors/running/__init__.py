@@ -1,1 +1,1 @@
-"""How a flow is run, in place of what it is: its sequential direction in parallel."""
+"""How a flow is run, not what it is: in parallel, or without keeping activations."""

@@ -169,7 +169,8 @@ class _Anchor(torch.autograd.Function):
         ctx.through = through
         ctx.save_for_backward(x)
         ctx.set_materialize_grads(False)
-        return x, total.clone()
+        # Copies, so that whoever gets them may write into them.
+        return x.clone(), total.clone()
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor | None, grad_total: Tensor | None) -> Any:

@@ -71,7 +71,9 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """
     classifies = isinstance(model, HybridClassifier)
     density: Any = model.flow if classifies else model
-    layers = list(density.flows)
+    # A reversible model runs its layers again by their parameters, which must be whole until
+    # all of them are done.
+    layers = [] if hasattr(density.flows, "whole") else list(density.flows)
     for module in (*layers, density, *([model] if classifies else [])):
         # What is in no layer is a base or a head, used after the flow has returned.
         fully_shard(module, mesh=mesh, reshard_after_forward=module in layers)
