@@ -16,7 +16,7 @@ __all__ = ["reversible"]
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
-class _Layers(nn.ModuleList):
+class ReversibleLayers(nn.ModuleList):
     """The layers of a model of this library, which `apply_flows` runs as a whole."""
 
     def __init__(self, layers: nn.ModuleList, reversal: Reversal) -> None:
@@ -35,7 +35,7 @@ class _Layers(nn.ModuleList):
         return self.whole.reversal.kept
 
 
-class _OneFlow(_Layers):
+class OneReversibleFlow(ReversibleLayers):
     """The layers of a model of normflows or nflows, whose loops see a list of one flow."""
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class _OneFlow(_Layers):
 class _Whole:
     """All layers of a list as one flow."""
 
-    def __init__(self, layers: _Layers, reversal: Reversal) -> None:
+    def __init__(self, layers: ReversibleLayers, reversal: Reversal) -> None:
         self.layers = layers
         self.reversal = reversal
 
@@ -133,7 +133,7 @@ def _rewrite(module: nn.Module, keep_every: int | None) -> int:
     name = type(module).__name__
     holders = list(_holders(module))
     for holder, key, layers in holders:
-        kind = _Layers if _hands_on_its_list(type(module)) else _OneFlow
+        kind = ReversibleLayers if _hands_on_its_list(type(module)) else OneReversibleFlow
         # Past the hooks that look at new children, as these are not new.
         holder._modules[key] = kind(layers, Reversal(name, keep_every))
     return len(holders)
