@@ -22,7 +22,14 @@ from .layers.patch_grid import CyclicShift, Patchify, Shift
 from .layers.transformer_autoregressive import Guidance, TransformerAutoregressive
 from .models import DensityModel, HybridClassifier, ImageFlow, Jet, MixerFlow, TarFlow
 from .models.denoising import denoise
-from .running import ParallelInverse, accelerate, accelerate_sampling, restore
+from .running import (
+    ParallelInverse,
+    ReversibleChain,
+    accelerate,
+    accelerate_sampling,
+    restore,
+    reversible,
+)
 from .testing import check_bijection
 from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic, SigmoidAffine
 
@@ -71,6 +78,7 @@ __all__ = [
     "Patchify",
     "PixelMixing",
     "RationalQuadratic",
+    "ReversibleChain",
     "Shift",
     "SigmoidAffine",
     "TarFlow",
@@ -84,6 +92,7 @@ __all__ = [
     "nets",
     "presets",
     "restore",
+    "reversible",
     "to_nflows",
     "to_torch_transform",
 ]

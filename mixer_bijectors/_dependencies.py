@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.autograd import forward_ad
 from torch.distributions.transforms import _InverseTransform as InverseTransform
 
@@ -23,9 +24,11 @@ __all__ = [
     "has_hooks",
     "hook_tables",
     "in_dispatch_mode",
+    "is_compiled",
     "is_empty",
     "is_function_transformed",
     "module_versions",
+    "run_uncompiled",
     "uncompiled",
     "with_children",
     "with_forward_mode",
@@ -94,6 +97,19 @@ def has_hooks(module: nn.Module) -> bool:
         or module._backward_pre_hooks
         or module._backward_hooks
     )
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module has been compiled in place, so that calls of it run compiled code."""
+    return module._compiled_call_impl is not None
+
+
+def run_uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have `torch.compile` call a function as it is, in between two graphs.
+
+    This is `torch.compiler.disable`, but imports the compiler when the function is called.
+    """
+    return _disable_dynamo(function)
 
 
 def hook_tables(module: nn.Module) -> Iterator[OrderedDict[int, Any]]:

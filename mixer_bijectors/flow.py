@@ -215,7 +215,14 @@ def apply_flows(
     inverse: bool = False,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Run flows one after the other, `flows[0]` first, or last when `inverse`."""
+    """Run flows one after the other, `flows[0]` first, or last when `inverse`.
+
+    A list that `reversible` has made has a `whole`, which runs them in its own way; options of
+    sampling are for the flows themselves.
+    """
+    whole = getattr(flows, "whole", None)
+    if whole is not None and not options:
+        return whole.run(x, context, inverse=inverse)
     total = x.new_zeros(x.shape[:1])
     for flow in reversed(flows) if inverse else flows:
         x, log_det = apply_flow(flow, x, context, inverse=inverse, **options)

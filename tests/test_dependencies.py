@@ -206,6 +206,20 @@ def test_the_loops_that_solvers_replace(layer):
     assert known_layers.loops_over_features(layer(3, 8))
 
 
+def test_torch_leaves_functions_to_python():
+    seen = []
+    function = _dependencies.run_uncompiled(lambda: seen.append(torch.compiler.is_compiling()))
+    torch.compile(function, backend="eager")()
+    assert seen == [False]
+
+
+def test_modules_that_are_compiled_in_place():
+    layer = nn.Linear(2, 2)
+    assert not _dependencies.is_compiled(layer)
+    layer.compile(backend="eager")
+    assert _dependencies.is_compiled(layer)
+
+
 @pytest.mark.parametrize(
     ("faster", "name"),
     [

@@ -222,13 +222,16 @@ class ImageFlow(DensityModel, TargetDivergences):
                 f"are {', '.join(known) or 'none'}"
             )
         check_input(name, z, *self.latent_shape)
-        x, context, log_det = z, self._context(labels, z), z.new_zeros(z.shape[:1])
+        context = self._context(labels, z)
+        if states is None:
+            x, log_det = apply_flows(self.flows, z, context, **options)
+            return x.contiguous(), log_det
+        x, log_det = z, z.new_zeros(z.shape[:1])
         for flow in self.flows:
             x, change = apply_flow(flow, x, context, **options)
             log_det = log_det + change
-            if states is not None:
-                states.append(x.contiguous())
-        return x.contiguous(), log_det
+            states.append(x.contiguous())
+        return states[-1], log_det
 
     def _draw(
         self,

@@ -12,6 +12,7 @@ from ..layers.lu_linear import LULinear
 from ..layers.mixing import PixelMixing
 from ..layers.mixing_layer import MixingLayer
 from ..layers.patch_grid import CyclicShift, Patchify, Shift
+from ..running import reversible as make_reversible
 from ..univariate import Affine, Univariate
 from .image_flow import ImageFlow
 
@@ -57,6 +58,8 @@ class MixerFlow(ImageFlow):
         num_classes: number of classes; 0 makes an unconditional model. Flows that
             `channel_flow` and `patch_flow` build get the labels, one-hot, as their context if
             they take one: build those of normflows with `context_features=num_classes`.
+        reversible: train with memory that does not grow with `num_layers`, in about half
+            more time, see `ReversibleChain`; parameters and their names are the same.
         base: distribution of the latents of shape (num_patches, features), by default a
             standard normal. One whose `log_prob` and `forward` take `y` or `context`, such as
             `ClassCondDiagGaussian`, gets the labels: normflows' own as weights of the classes,
@@ -115,6 +118,7 @@ class MixerFlow(ImageFlow):
         univariate: Univariate = Affine(max_log_scale=1.0),
         net: Callable[..., nn.Module] | None = None,
         num_classes: int = 0,
+        reversible: bool = False,
         base: nf.distributions.BaseDistribution | None = None,
     ) -> None:
         patchify = Patchify(image_shape, patch_size)
@@ -169,3 +173,6 @@ class MixerFlow(ImageFlow):
         super().__init__(
             image_shape, patch_size, layers[::-1], num_classes=num_classes, base=base
         )
+        self.reversible = reversible
+        if reversible:
+            make_reversible(self)

@@ -21,6 +21,7 @@ __all__ = [
     "is_unchanged",
     "loops_over_features",
     "replaces_methods",
+    "runs_methods_of",
 ]
 
 _MADE_MODULES = ("normflows.nets.made", "nflows.transforms.made")
@@ -83,6 +84,16 @@ def is_unchanged(kind: type, method: str) -> bool:
     """Whether a method is the one that the class, or one that it inherits from, defines."""
     definition = _definition(getattr(kind, method, None))
     return any(definition == f"{full_name(base)}.{method}" for base in kind.__mro__)
+
+
+def runs_methods_of(module: nn.Module, kind: type) -> bool:
+    """Whether a module runs in both directions by the methods of `kind`, which it is one of."""
+    names = ("forward", "inverse", "transform")
+    return not replaces_methods(module) and all(
+        getattr(type(module), name, None) is getattr(kind, name, None)
+        and (not hasattr(kind, name) or is_unchanged(kind, name))
+        for name in names
+    )
 
 
 def replaces_methods(module: nn.Module) -> bool:

@@ -76,7 +76,9 @@ def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh) -> No
         layers: the flows inside, each put together while it runs.
         mesh: the processes.
     """
-    layers = list(layers)
+    # A reversible model runs its layers again by their parameters, which must be whole until
+    # all of them are done.
+    layers = [] if hasattr(layers, "whole") else list(layers)
     inside = {part for layer in layers for part in layer.modules()}
     # What is in no layer, a base or a head, belongs to the model, and to the flow inside of it;
     # both are used after the layers have returned.
