@@ -94,7 +94,7 @@ def test_bits_per_dim_do_not_depend_on_the_number_of_processes(tmp_path, capsys)
     seen = set()
     for processes in (1, 2, 3):
         table = table_of_test(tmp_path, processes, 16, capsys)
-        seen.add(re.search(r"test/bits_per_dim\s+(\S+)", table)[1])
+        seen.add(re.search(r"test/bits_per_dim[\s│]+(\S+)", table)[1])
     assert len(seen) == 1, seen
     assert len(seen.pop()) > 12, "to the last digit"
 
@@ -106,7 +106,7 @@ def test_a_classifier_is_tested_where_a_process_has_nothing_to_do(tmp_path, caps
     seen = {
         tuple(
             re.findall(
-                rf"test/(?:{names})\s+(\S+)", table_of_test(tmp_path, processes, 500, capsys)
+                rf"test/(?:{names})[\s│]+(\S+)", table_of_test(tmp_path, processes, 500, capsys)
             )
         )
         for processes in (1, 3)

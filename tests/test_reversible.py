@@ -71,9 +71,11 @@ def assert_same_gradients(plain, reversible, loss, *inputs, bound=1e-9):
         assert torch.equal(torch.get_rng_state(), after)
         assert_close(value, want, rtol=bound, atol=bound)
         assert [g is None for g in got] == [g is None for g in wanted]
+        # Gradients that are 0 but for rounding are compared with those that they cancel.
+        least = 1e-2 * max(g.norm() for g in wanted if g is not None)
         for one, other in zip(got, wanted):
             if other is not None:
-                assert (one - other).norm() <= bound * (1e-3 + other.norm())
+                assert (one - other).norm() <= bound * (least + other.norm())
 
 
 def chain_loss(chain, x, context=None, *, inverse):

@@ -13,6 +13,10 @@ __all__ = ["Schedule"]
 class Schedule(LambdaLR):
     """A learning rate that is a function of the step, for runs that may be resumed."""
 
+    # torch's LinearLR and CosineAnnealingLR in a SequentialLR would need more code: checkpoints
+    # restore their lengths and rates, each of which a run with other settings has to replace,
+    # and the length of a cosine must be known before Lightning can tell it.
+
     @classmethod
     def of_warmup_and_cosine(
         cls, optimizer: Optimizer, warmup_steps: int, count_steps: Callable[[], float]
