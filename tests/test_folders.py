@@ -9,7 +9,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_image_data import encode, make_cifar, picture
+from test_data_images import encode, make_cifar, picture
 
 from mixer_bijectors.train import DataError, Images
 from mixer_bijectors.train.tasks.score import images_like
