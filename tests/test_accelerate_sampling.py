@@ -1,11 +1,12 @@
-"""What `accelerate_sampling` wraps and what it leaves alone, and the wrapper as a module."""
+"""What `accelerate_sampling` wraps and what it leaves alone."""
 
 import copy
 import functools
-import pickle
 import warnings
 from typing import get_type_hints
 
+import nflows.distributions
+import nflows.flows
 import nflows.transforms as nt
 import normflows as nf
 import pytest
@@ -13,23 +14,102 @@ import torch
 import zuko
 from nflows.transforms.autoregressive import AutoregressiveTransform
 from normflows.flows.affine.autoregressive import Autoregressive
+from random_layers import randomised
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.optim import swa_utils
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
 from mixer_bijectors.running import incremental_made
 
+
+class TestAccelerateSampling:
+    def test_normflows_densities(self):
+        base = nf.distributions.DiagGaussian(12)
+        flows = [
+            layer
+            for _ in range(2)
+            for layer in (
+                nf.flows.MaskedAffineAutoregressive(12, 32),
+                nf.flows.AutoregressiveRationalQuadraticSpline(12, 1, 32),
+                nf.flows.LULinearPermute(12),
+            )
+        ]
+        model = randomised(nf.NormalizingFlow(base, flows), std=0.1)
+        keys, x = list(model.state_dict()), torch.randn(9, 12)
+        want = model.log_prob(x)
+        before = copy.deepcopy(model)
+        assert mb.accelerate_sampling(model, tol=1e-5) is model
+        assert list(model.state_dict()) == keys
+        assert_close(model.log_prob(x), want, atol=1e-4, rtol=1e-4)
+        assert isinstance(model.flows[0], mb.ParallelInverse)
+        assert isinstance(model.flows[1], mb.ParallelInverse)
+        assert model.flows[0].tol == 1e-5
+        before.load_state_dict(model.state_dict())
+        mb.accelerate_sampling(model).load_state_dict(before.state_dict())  # nothing twice
+        assert isinstance(model.flows[0].flow, nf.flows.MaskedAffineAutoregressive)
+
+    def test_nflows_samples(self):
+        transforms = [
+            layer
+            for _ in range(2)
+            for layer in (
+                nt.MaskedAffineAutoregressiveTransform(6, 16, context_features=2),
+                nt.ReversePermutation(6),
+            )
+        ]
+        base = nflows.distributions.StandardNormal([6])
+        flow = nflows.flows.Flow(nt.CompositeTransform(transforms), base)
+        randomised(flow)
+        context = torch.randn(3, 2)
+        torch.manual_seed(1)
+        want = flow.sample(5, context)
+        mb.accelerate_sampling(flow)
+        torch.manual_seed(1)
+        assert_close(flow.sample(5, context), want, atol=1e-4, rtol=1e-4)
+        assert flow._transform._transforms[0].last_iterations <= 6
+
+    def test_mixer_flow_with_autoregressive_patches(self):
+        model = mb.presets.maf_hybrid((1, 8, 8), 2, 2, hidden_features=8, num_classes=3)
+        randomised(model, std=0.05)
+        x, labels = torch.rand(3, 1, 8, 8), torch.arange(3)
+        z = model.inverse(x, labels)
+        mb.accelerate_sampling(model)
+        assert_close(model(z, labels), x, atol=1e-4, rtol=1e-4)
+        assert sum(isinstance(m, mb.ParallelInverse) for m in model.modules()) == 4
+
+    def test_a_layer_in_two_places_stays_one(self):
+        layer = mb.Autoregressive(4, hidden_features=8)
+        chain = mb.Chain([layer, mb.ActNorm(4), layer])
+        mb.accelerate_sampling(chain)
+        assert chain.flows[0] is chain.flows[2]
+        assert isinstance(mb.accelerate_sampling(layer), mb.ParallelInverse)
+
+    def test_a_layer_of_nflows_keeps_its_direction(self):
+        layer = randomised(nt.MaskedAffineAutoregressiveTransform(6, 16))
+        fast, x = mb.accelerate_sampling(layer), torch.randn(4, 6)
+        assert isinstance(fast, nt.Transform)
+        wrapped = mb.ParallelInverse(mb.from_nflows(layer))
+        assert_close(wrapped(x), layer.inverse(x), atol=1e-5, rtol=1e-5)
+        for flow in (
+            mb.from_nflows(fast),
+            mb.accelerate_sampling(mb.from_nflows(layer)),
+            wrapped,
+        ):
+            assert_close(flow.inverse(x), layer(x))
+
+    def test_a_second_call_replaces_the_options(self):
+        model = mb.accelerate_sampling(mb.Chain([mb.Autoregressive(3, hidden_features=4)]))
+        layer = model.flows[0].flow
+        mb.accelerate_sampling(model, tol=1e-3)
+        assert model.flows[0].flow is layer and model.flows[0].tol == 1e-3
+
+    def test_warns_where_there_is_nothing_to_do(self):
+        with pytest.warns(UserWarning, match="Coupling holds no layer to wrap"):
+            mb.accelerate_sampling(mb.Coupling(4))
+
+
 SCALES = torch.arange(1.0, 7.0)
 LOG_SCALE = SCALES.log().sum()
-
-
-def randomised(layer, std=0.2):
-    torch.manual_seed(0)
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter, std=std)
-    return layer.eval()
 
 
 def scaled(base):
@@ -264,217 +344,6 @@ def test_events_of_more_dimensions_are_left_to_the_layer():
     assert_close(fast.inverse(x), layer.inverse(x))
 
 
-def replicate(module, change):
-    """What `nn.DataParallel` does for one device, with changed parameters."""
-    replicas = {part: part._replicate_for_data_parallel() for part in module.modules()}
-    for part, replica in replicas.items():
-        replica._former_parameters = {}
-        for name, child in part._modules.items():
-            setattr(replica, name, child and replicas[child])
-        for name, parameter in part._parameters.items():
-            setattr(replica, name, None if parameter is None else change(parameter))
-    return replicas[module]
-
-
-class TestAsAModule:
-    @pytest.fixture
-    def layer(self):
-        return randomised(mb.Autoregressive(6, hidden_features=16, context_features=2))
-
-    @pytest.fixture
-    def inputs(self):
-        return torch.randn(5, 6), torch.randn(5, 2)
-
-    def test_replicas_compute_with_their_own_parameters(self, layer, inputs):
-        model = nn.ModuleList([mb.ParallelInverse(layer)])
-        halved = copy.deepcopy(layer)
-        with torch.no_grad():
-            for parameter in halved.parameters():
-                parameter.div_(2)
-        replica = replicate(model, lambda p: p / 2)[0]
-        got, want = replica(*inputs), halved(*inputs)
-        assert_close(got, want, atol=1e-5, rtol=1e-5)
-        assert_close(replica.inverse(*inputs), halved.inverse(*inputs))
-        weights = torch.randn(5, 6)
-        gradients = [
-            torch.autograd.grad((weights * x).sum() + log_det.sum(), list(of.parameters()))
-            for (x, log_det), of in ((got, layer), (want, halved))
-        ]
-        assert_close([2 * g for g in gradients[0]], list(gradients[1]), atol=1e-4, rtol=1e-4)
-
-    def test_replicas_of_a_transformer_have_gradients(self):
-        layer = randomised(mb.TransformerAutoregressive(4, 3, channels=16, head_dim=8), 0.1)
-        x, log_det = replicate(layer, lambda p: 1.0 * p)(torch.randn(2, 4, 3))
-        (x.sum() + log_det.sum()).backward()
-        assert all(parameter.grad is not None for parameter in layer.parameters())
-
-    def test_copies(self, layer, inputs):
-        fast = mb.ParallelInverse(layer, tol=1e-5, max_iter=9)
-        want = layer(*inputs)
-        copies = [copy.copy(fast), copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))]
-        copies.append(copy.deepcopy(copy.copy(fast)))
-        assert copies[0].flow is layer
-        for twin in copies:
-            assert (twin.tol, twin.max_iter) == (1e-5, 9)
-            assert_close(twin(*inputs), want, atol=1e-5, rtol=1e-5)
-            assert list(twin.state_dict()) == list(layer.state_dict())
-            state = {name: value.clone() for name, value in layer.state_dict().items()}
-            for value in twin.parameters():
-                nn.init.zeros_(value)
-            twin.load_state_dict(state)
-            assert_close(twin(*inputs), want, atol=1e-5, rtol=1e-5)
-            layer.load_state_dict(state)
-
-    def test_names(self, layer, inputs):
-        fast = mb.ParallelInverse(layer)
-        names = dict(layer.named_parameters())
-        assert list(dict(fast.named_parameters())) == [f"flow.{name}" for name in names]
-        assert [*fast.parameters()] == [*layer.parameters()]
-        assert fast.net is layer.net and fast.features == 6
-        with pytest.raises(AttributeError, match="nothing"):
-            fast.nothing  # noqa: B018
-        halves = {name: value / 2 for name, value in names.items()}
-        want = torch.func.functional_call(layer, halves, inputs)
-        for prefix in ("", "flow."):
-            given = {prefix + name: value for name, value in halves.items()}
-            got = torch.func.functional_call(fast, given, inputs)
-            assert_close(got, want, atol=1e-5, rtol=1e-5)
-            other = mb.Chain([mb.ParallelInverse(copy.deepcopy(layer))])
-            given = {f"flows.0.{name}": value for name, value in given.items()}
-            assert not other.load_state_dict(given, strict=False).unexpected_keys
-            assert_close(other(*inputs), want, atol=1e-5, rtol=1e-5)
-
-    @pytest.mark.parametrize("prefix", ["", "0.", "flow."])
-    def test_keys_that_do_not_fit_are_told_by_the_names_of_the_layer(self, layer, prefix):
-        if prefix:
-            model = nn.Module()
-            model.add_module(prefix[:-1], nn.Sequential(nn.Linear(2, 2), layer))
-            prefix += "1."
-        else:
-            model = layer
-        state = model.state_dict()
-        del state[f"{prefix}net.final_layer.weight"]
-        state |= {f"{prefix}nothing": torch.zeros(2), f"{prefix}net.flow.x": torch.zeros(2)}
-        want = model.load_state_dict(state, strict=False)
-        assert len(want.missing_keys) == 1 and len(want.unexpected_keys) == 2
-        fast = mb.accelerate_sampling(model)
-        got = fast.load_state_dict(state, strict=False)
-        assert sorted(got.unexpected_keys) == sorted(want.unexpected_keys)
-        assert got.missing_keys == want.missing_keys
-        state[f"{prefix}net.final_layer.bias"] = torch.zeros(2)
-        with pytest.raises(RuntimeError, match="size mismatch for") as error:
-            fast.load_state_dict(state)
-        assert f'"{prefix}net.final_layer.weight"' in str(error.value)
-        assert f"mismatch for {prefix}net.final_layer.bias:" in str(error.value)
-        assert "flow" not in str(error.value).replace(f"{prefix}net.flow.x", "").replace(
-            prefix, ""
-        )
-
-    def test_averages(self, layer, inputs):
-        fast = mb.Chain([mb.ParallelInverse(layer)])
-        averaged = torch.optim.swa_utils.AveragedModel(fast, use_buffers=True)
-        for _ in range(2):
-            averaged.update_parameters(fast)
-        assert_close(averaged(*inputs), fast(*inputs))
-
-    def test_state_keeps_its_order_and_versions(self, layer):
-        plain = mb.Chain([mb.ActNorm(6), layer, mb.ActNorm(6)])
-        want = plain.state_dict()
-        got = mb.accelerate_sampling(plain).state_dict()
-        assert list(got) == list(want)
-        assert want._metadata.items() <= got._metadata.items()
-
-    def test_moves_and_converts(self, layer, inputs):
-        fast = mb.ParallelInverse(layer).double()
-        assert layer.net.final_layer.weight.dtype == torch.float64
-        inputs = [t.double() for t in inputs]
-        assert_close(fast(*inputs), layer(*inputs), atol=1e-12, rtol=1e-12)
-        assert fast.to("meta").net.final_layer.weight.is_meta
-
-    def test_what_is_set_on_it_is_set_on_the_layer(self, layer, inputs):
-        fast, other = mb.ParallelInverse(layer), copy.deepcopy(layer)
-        other.net = randomised(other.net, 0.4)
-        other.reverse = True
-        fast.net, fast.reverse, fast.max_iter = other.net, True, 5
-        assert layer.net is other.net and fast.max_iter == 5
-        assert_close(fast(*inputs), other(*inputs), atol=1e-5, rtol=1e-5)
-        assert list(fast.state_dict()) == list(other.state_dict())
-
-    def test_added_modules_are_not_lost(self, layer):
-        fast = mb.ParallelInverse(layer)
-        fast.train()
-        assert layer.training and layer.net.training
-        nn.utils.parametrizations.weight_norm(fast.net.final_layer)
-        assert list(fast.state_dict()) == list(layer.state_dict())
-
-    @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
-    def test_trains_after_other_modes(self, layer, inputs, mode):
-        fast = mb.ParallelInverse(layer)
-        with mode():
-            assert not fast(*inputs)[0].requires_grad
-        sum(t.sum() for t in fast(*inputs)).backward()
-        assert layer.net.final_layer.weight.grad.any()
-        layer.requires_grad_(False)
-        assert not fast(*inputs)[0].requires_grad
-
-
-@pytest.mark.filterwarnings("ignore")  # tracing warns of checks, and of being out of date
-class TestTracing:
-    @pytest.fixture(params=[None, 3], ids=["", "max_iter"])
-    def layers(self, request):
-        layer = randomised(mb.Autoregressive(8, hidden_features=32), 0.4)
-        return layer, mb.ParallelInverse(layer, max_iter=request.param)
-
-    @pytest.mark.parametrize("gradients", [False, True])
-    @pytest.mark.parametrize(
-        "trace",
-        [
-            lambda f: torch.jit.trace(f, torch.zeros(6, 8)),
-            lambda f: make_fx(f)(torch.zeros(6, 8)),
-            lambda f: torch.compile(f, backend="eager", fullgraph=True),
-        ],
-        ids=["jit", "make_fx", "compile"],
-    )
-    def test_is_exact_for_other_values(self, layers, trace, gradients):
-        layer, fast = layers
-        layer.requires_grad_(gradients)
-        traced = trace(fast)
-        y = 2 * torch.randn(6, 8)
-        assert_close(traced(y), layer(y), atol=1e-5, rtol=1e-5)
-
-    @pytest.mark.skipif(
-        torch.__version__.startswith("2.5."),
-        reason="this version looks up the names of parameters in the state_dict",
-    )
-    def test_exports_any_batch(self, layers):
-        layer, fast = layers
-        sizes = {"z": {0: torch.export.Dim("batch")}}
-        exported = torch.export.export(fast, (torch.zeros(3, 8),), dynamic_shapes=sizes)
-        y = torch.randn(9, 8)
-        assert_close(exported.module()(y), layer(y), atol=1e-5, rtol=1e-5)
-
-    def test_of_a_transformer(self):
-        layer = randomised(mb.TransformerAutoregressive(5, 3, channels=16, head_dim=8), 0.1)
-        z = torch.randn(4, 5, 3)
-        want = layer(z)
-        for traced in (torch.jit.trace(layer, 0 * z), make_fx(layer)(0 * z)):
-            assert_close(traced(z), want, atol=1e-5, rtol=1e-5)
-
-    @pytest.mark.parametrize(
-        "trace",
-        [
-            torch.jit.trace,
-            lambda f, x: make_fx(f)(x),
-            lambda f, x: torch.export.export(f, (x,), strict=False),
-        ],
-        ids=["jit", "make_fx", "export"],
-    )
-    def test_of_a_solver_is_refused(self, trace):
-        layer = mb.ContinuousFlow(3, hidden_features=8).eval()
-        with pytest.raises(RuntimeError, match="cannot be traced or exported, as its solver"):
-            trace(layer, torch.zeros(2, 3))
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -515,34 +384,3 @@ def test_passes_that_differ_are_refused(part, message):
     layer.net.blocks[0].dropout = part
     with pytest.raises(ValueError, match=message):
         mb.ParallelInverse(layer)(torch.zeros(3, 6))
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: mb.Autoregressive(16, hidden_features=64),
-        lambda: mb.Autoregressive(16, hidden_features=64, reverse=True),
-        lambda: nf.flows.MaskedAffineAutoregressive(16, 64),
-        lambda: nf.flows.AutoregressiveRationalQuadraticSpline(16, 1, 64),
-    ],
-    ids=["affine", "reverse", "maf", "spline of normflows"],
-)
-@pytest.mark.parametrize("rows", [3, 4000], ids=["iterated", "incremental"])
-def test_an_averaged_layer_is_solved_as_the_layer(make, rows):
-    """Degrees of a MADE are whole numbers, of which an average is not what it was."""
-    layer = make().eval()
-    for parameter in layer.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    averaged = swa_utils.AveragedModel(
-        layer, use_buffers=True, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9999)
-    )
-    for _ in range(5):
-        averaged.update_parameters(layer)
-    x = torch.randn(rows, 16)
-    with torch.no_grad():
-        for method in ("forward", "inverse"):
-            got, want = (
-                getattr(mb.ParallelInverse(module), method)(x)
-                for module in (averaged.module, layer)
-            )
-            assert_close(got, want, atol=1e-4, rtol=1e-4)

@@ -1,27 +1,12 @@
-"""The photographs and the training command."""
+"""Images that other packages bundle: photographs and digits."""
 
-import csv
-import re
-import subprocess
-import sys
-from importlib.resources import files
-from pathlib import Path
 from random import Random
 
-import lightning as L
-import normflows as nf
 import pytest
 import torch
-import yaml
-from commands import call
-from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader, TensorDataset
 
-import mixer_bijectors as mb
-from mixer_bijectors.train import DensityEstimation, Digits, MNIST5k, Pictures
+from mixer_bijectors.train import Digits, MNIST5k
 from mixer_bijectors.train.data import bundled as photographs
-
-CONFIG = files("mixer_bijectors.train") / "configs" / "photos.yaml"
 
 
 def striped(width, height=50, size=8):
@@ -101,96 +86,6 @@ def test_seeded_crops_repeat(photos):
     assert torch.equal(torch.stack(draw(crops)), torch.stack(draw(crops)))
 
 
-SMALL = [
-    *("--model.flow.init_args.num_layers", 1),
-    *("--model.flow.init_args.hidden_features", 8),
-    *("--data.init_args.batches_per_epoch", 3),
-    *("--trainer.enable_progress_bar", "false"),
-]
-
-
-@pytest.mark.slow
-def test_fit_writes_everything_and_resumes(tmp_path, capsys):
-    options = ["--config", CONFIG, "--trainer.default_root_dir", tmp_path, *SMALL]
-    call("fit", *options, "--trainer.max_steps", 6)
-    assert "of best.ckpt" in capsys.readouterr().out
-    folder = tmp_path / "version_0"
-    for name in (
-        "samples.png",
-        "reconstructions.png",
-        "curve.png",
-        "metrics.csv",
-        "config.yaml",
-    ):
-        assert (folder / name).stat().st_size > 0, name
-    assert len(list((folder / "samples").glob("step-*.png"))) == 2
-    assert list(folder.glob("events.out.tfevents.*"))
-    with (folder / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    errors = [
-        float(r["val/reconstruction_error"]) for r in rows if r["val/reconstruction_error"]
-    ]
-    assert len(errors) == 2 and max(errors) < 1e-3
-
-    last = folder / "checkpoints" / "last.ckpt"
-    for path in (last, folder / "checkpoints" / "best.ckpt"):
-        state = torch.load(path, weights_only=True)["state_dict"]
-        flow = yaml.safe_load((folder / "config.yaml").read_text())["model"]["flow"]
-        model = mb.MixerFlow(
-            **{k: v for k, v in flow["init_args"].items() if k != "univariate"}
-        )
-        model.load_state_dict({k.removeprefix("flow."): v for k, v in state.items()})
-
-    call("fit", *options, "--trainer.max_steps", 9, "--ckpt_path", last)
-    assert torch.load(last, weights_only=True)["global_step"] == 9, "in the same folder"
-    with (folder / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len([r for r in rows if r["val/bits_per_dim"]]) == 3, "the log goes on"
-
-
-LARGE = {
-    "imagenet64": (1024, 466_286_784),
-    "imagenet64_likelihood": (1024, 460_142_784),
-    "imagenet128": (1024, 823_927_552),
-    "afhq256": (1024, 463_481_856),
-}
-
-
-@pytest.mark.parametrize("name", LARGE)
-def test_the_settings_of_the_paper_build(name):
-    """On the meta device, where half a billion parameters take no memory."""
-    config = yaml.safe_load((CONFIG.parent / f"tarflow_{name}.yaml").read_text())
-    options = config["model"]["flow"]["init_args"]
-    with torch.device("meta"):
-        model = mb.TarFlow(**options)
-        x = torch.zeros(2, *options["image_shape"])
-        labels = torch.zeros(2, dtype=torch.long) if options["num_classes"] else None
-        log_prob = model.log_prob(x, labels)
-    assert log_prob.shape == (2,)
-    patches, parameters = LARGE[name]
-    assert model.latent_shape[0] == patches
-    assert sum(p.numel() for p in model.parameters()) == parameters
-    assert f"{parameters:,} parameters" in (CONFIG.parent / f"tarflow_{name}.yaml").read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits", "photos_tarflow"])
-def test_the_small_presets_of_tarflow_fit(name, tmp_path, capsys):
-    options = ["--config", CONFIG.parent / f"{name}.yaml", "--trainer.max_steps", 2]
-    options += [
-        "--trainer.default_root_dir",
-        tmp_path,
-        "--trainer.enable_progress_bar",
-        "false",
-    ]
-    options += ["--trainer.limit_val_batches", 1, "--trainer.limit_test_batches", 1]
-    options += ["--trainer.check_val_every_n_epoch", 1, "--trainer.limit_train_batches", 2]
-    call("fit", *options)
-    error = float(re.search(r"reconstruction error (\S+),", capsys.readouterr().out)[1])
-    assert error < 1e-3
-    assert (tmp_path / "version_0" / "samples.png").stat().st_size > 0
-
-
 def test_digits_are_split_into_disjoint_parts():
     parts = [Digits.splits()[split] for split in ("train", "val", "test")]
     assert [len(part) for part in parts] == [1258, 180, 359]
@@ -216,100 +111,3 @@ def _digits():
 
     digits = load_digits()
     return torch.as_tensor(digits.images), torch.as_tensor(digits.target)
-
-
-def test_noise_and_label_dropout_reach_the_flow():
-    flow = mb.TarFlow(
-        (1, 8, 8), 4, channels=8, num_blocks=1, layers_per_block=1, head_dim=8, num_classes=3
-    )
-    module = DensityEstimation(flow, noise=0.3, label_dropout=0.5)
-    seen = []
-    flow.log_prob = lambda x, labels: seen.append((x, labels)) or x.sum((1, 2, 3))
-    module.log = lambda *_, **__: None
-    images = torch.full((400, 1, 8, 8), 128, dtype=torch.uint8)
-    labels = torch.arange(400) % 3
-    module.training_step((images, labels), 0)
-    x, given = seen[0]
-    dropped = given == -1
-    assert 0.4 < dropped.float().mean() < 0.6
-    assert torch.equal(given[~dropped], labels[~dropped])
-    assert abs(x.std().item() - 0.3) < 0.01 and abs(x.mean().item()) < 0.02
-    assert torch.equal(module.prepare((images, labels))[1][0], labels)
-
-
-@pytest.mark.parametrize("options", [{"noise": -0.1}, {"label_dropout": 1.5}])
-def test_the_module_refuses(options):
-    with pytest.raises(ValueError, match=f"DensityEstimation: {next(iter(options))} must"):
-        DensityEstimation(mb.MixerFlow((1, 8, 8), 4, 1, shift_every=0), **options)
-
-
-def test_the_core_imports_no_extra():
-    code = (
-        "import sys, mixer_bijectors; "
-        "print({'lightning', 'PIL', 'skimage', 'sklearn', 'jsonargparse', 'torch._dynamo'} "
-        "& set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    # nflows imports matplotlib, which imports Pillow, whatever we do
-    assert eval(done.stdout) <= {"PIL"}
-
-
-def test_without_lightning_the_message_names_the_extra():
-    code = "import sys; sys.modules['lightning'] = None; import mixer_bijectors.train"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert 'pip install "mixer_bijectors[train]"' in done.stderr.splitlines()[-1]
-
-
-def test_the_readme_s_run_command_names_a_config_that_exists():
-    root = Path(__file__).parents[1]
-    command_line = re.search(
-        r"mixer-bijectors fit --config (\S+)", (root / "README.md").read_text()
-    )
-    assert command_line[1] == CONFIG.stem
-
-
-class LabelledNoise(L.LightningDataModule):
-    """Eight images with labels, for a class-conditional model."""
-
-    def train_dataloader(self):
-        x = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
-        return DataLoader(TensorDataset(x, torch.arange(8) % 3), batch_size=4)
-
-    val_dataloader = test_dataloader = train_dataloader
-
-
-KINDS = ["conditional", "float64", "bfloat16", "normflows", "residual", "ffjord"]
-PRECISIONS = {"float64": "64-true", "bfloat16": "bf16-mixed"}
-
-
-@pytest.mark.parametrize("kind", [*KINDS, pytest.param("compiled", marks=pytest.mark.slow)])
-def test_the_module_trains_other_models(tmp_path, kind):
-    if kind in ("normflows", "compiled"):
-        patchify = mb.Patchify((1, 8, 8), 4)
-        base = nf.distributions.DiagGaussian((4, 16))
-        flow = nf.NormalizingFlow(base, [mb.ChannelMixing(mb.LULinear(16)), patchify])
-    elif kind in ("residual", "ffjord"):
-        flow = getattr(mb.presets, kind)((1, 8, 8), 2, 1, hidden_features=8)
-    else:
-        classes = 3 if kind == "conditional" else 0
-        flow = mb.MixerFlow((1, 8, 8), 2, num_layers=1, hidden_features=8, num_classes=classes)
-    data = LabelledNoise()
-    if kind != "conditional":
-        images = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
-        data.train_dataloader = data.val_dataloader = lambda: DataLoader(images, batch_size=4)
-    trainer = L.Trainer(
-        max_steps=3,
-        accelerator="cpu",
-        precision=PRECISIONS.get(kind, "32-true"),
-        default_root_dir=tmp_path,
-        logger=CSVLogger(tmp_path),
-        callbacks=[Pictures(num_samples=4)],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    module = DensityEstimation(flow, warmup_steps=0, compile=kind == "compiled")
-    trainer.fit(module, datamodule=data)
-    assert trainer.global_step == 3
-    assert trainer.callback_metrics["train/bits_per_dim"].isfinite()
-    assert (Path(trainer.log_dir) / "reconstructions.png").exists()

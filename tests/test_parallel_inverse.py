@@ -4,82 +4,18 @@ import copy
 import pickle
 from functools import partial
 
-import nflows.distributions
-import nflows.flows
 import nflows.transforms as nt
 import normflows as nf
 import pytest
 import torch
-from torch import nn
+from autoregressive_layers import CONTEXT, EXACT, LAYERS, run
+from random_layers import randomised
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
-from mixer_bijectors.running import incremental_made
-from mixer_bijectors.running.incremental_made import supports
 from mixer_bijectors.solvers.fixed_point import solve
-
-# Layers of 12 features, hidden 32, with context if asked: the sequential direction of each.
-LAYERS = {
-    "normflows-maf": ("inverse", lambda c: nf.flows.MaskedAffineAutoregressive(12, 32, c)),
-    "normflows-spline": (
-        "forward",
-        lambda c: nf.flows.AutoregressiveRationalQuadraticSpline(12, 1, 32, c),
-    ),
-    "normflows-permuted": (
-        "forward",
-        lambda c: nf.flows.AutoregressiveRationalQuadraticSpline(
-            12, 1, 32, c, permute_mask=True
-        ),
-    ),
-    "normflows-circular": (
-        "forward",
-        lambda c: nf.flows.CircularAutoregressiveRationalQuadraticSpline(
-            12, 1, 32, [0, 3, 4], c
-        ),
-    ),
-    "nflows-maf": ("inverse", lambda c: nt.MaskedAffineAutoregressiveTransform(12, 32, c)),
-    "nflows-spline": (
-        "inverse",
-        lambda c: nt.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
-            12, 32, c, tails="linear", tail_bound=3.0
-        ),
-    ),
-    "nflows-quadratic": (
-        "inverse",
-        lambda c: nt.MaskedPiecewiseQuadraticAutoregressiveTransform(
-            12, 32, c, tails="linear", tail_bound=3.0
-        ),
-    ),
-    "ours-affine": (
-        "forward",
-        lambda c: mb.Autoregressive(12, hidden_features=32, context_features=c or 0),
-    ),
-    "ours-spline-reverse": (
-        "forward",
-        lambda c: mb.Autoregressive(
-            12,
-            mb.RationalQuadratic(),
-            hidden_features=32,
-            context_features=c or 0,
-            reverse=True,
-        ),
-    ),
-}
-CONTEXT = pytest.mark.parametrize("context_features", [None, 3])
-EXACT = pytest.mark.parametrize(
-    ("dtype", "atol"), [(torch.float32, 2e-5), (torch.float64, 1e-12)]
-)
-
-
-def randomised(layer, std=0.2):
-    for parameter in layer.parameters():
-        torch.nn.init.normal_(parameter, std=std)
-    return layer.eval()
-
-
-def run(layer, direction, x, context=None):
-    return (layer if direction == "forward" else layer.inverse)(x, context)
 
 
 @pytest.fixture(params=LAYERS, ids=str)
@@ -155,230 +91,6 @@ def test_samples_left_over_are_solved_in_order(case, dtype, atol, max_iter):
     fast = mb.accelerate_sampling(layer, max_iter=max_iter)
     assert_close(run(fast, direction, y), run(layer, direction, y), atol=atol, rtol=atol)
     assert fast.last_iterations == max_iter
-
-
-# More layers, without context, that are solved degree by degree.
-INCREMENTAL = {
-    "one feature": lambda: nf.flows.MaskedAffineAutoregressive(1, 8),
-    "two features": lambda: nt.MaskedAffineAutoregressiveTransform(2, 8),
-    "several blocks of degrees": lambda: nt.MaskedAffineAutoregressiveTransform(37, 40),
-    "fewer units than features": lambda: nf.flows.MaskedAffineAutoregressive(20, 7),
-    "no blocks": lambda: nf.flows.MaskedAffineAutoregressive(12, 32, num_blocks=0),
-    **{
-        f"{layer.__module__.split('.')[0]} {' '.join(options)}": partial(
-            layer, 12, 32, **options
-        )
-        for layer in (
-            nf.flows.MaskedAffineAutoregressive,
-            nt.MaskedAffineAutoregressiveTransform,
-        )
-        for options in (
-            {"use_residual_blocks": False},
-            {"use_residual_blocks": False, "random_mask": True},
-            {"use_residual_blocks": False, "random_mask": True, "use_batch_norm": True},
-            {"use_batch_norm": True, "dropout_probability": 0.5},
-            {"activation": nn.Tanh()},
-        )
-    },
-    "units of random degrees, fewer than features": lambda: (
-        nt.MaskedAffineAutoregressiveTransform(
-            20, 7, use_residual_blocks=False, random_mask=True, use_batch_norm=True
-        )
-    ),
-    "reverse": lambda: mb.Autoregressive(12, hidden_features=16, reverse=True),
-    "linear spline": lambda: nt.MaskedPiecewiseLinearAutoregressiveTransform(4, 12, 32),
-    "quadratic spline": lambda: nt.MaskedPiecewiseQuadraticAutoregressiveTransform(12, 32),
-    "cubic spline": lambda: nt.MaskedPiecewiseCubicAutoregressiveTransform(4, 12, 32),
-    "rational spline": lambda: nt.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
-        12, 32
-    ),
-}
-
-
-@pytest.fixture
-def incrementally(monkeypatch):
-    """Batches of any size one feature after the other."""
-    monkeypatch.setattr(incremental_made, "_MIN_PRODUCTS", 0)
-
-
-@pytest.mark.usefixtures("incrementally")
-class TestIncremental:
-    exact = pytest.mark.parametrize(
-        ("dtype", "tol"), [(torch.float32, 1e-5), (torch.float64, 1e-11)]
-    )
-
-    @exact
-    @CONTEXT
-    @pytest.mark.parametrize("name", [name for name in LAYERS if "circular" not in name])
-    def test_equals_the_sequential_solve(self, name, context_features, dtype, tol):
-        direction, make = LAYERS[name]
-        layer = randomised(make(context_features), std=0.1).to(dtype)
-        y = torch.randn(20, 12, dtype=dtype)
-        context = context_features and torch.randn(20, context_features, dtype=dtype)
-        fast = mb.accelerate_sampling(layer)
-        got, want = (run(flow, direction, y, context) for flow in (fast, layer))
-        assert_close(got, want, atol=tol, rtol=tol)
-        assert fast.last_iterations == 1
-
-    @exact
-    @pytest.mark.parametrize("name", INCREMENTAL)
-    def test_every_net(self, name, dtype, tol):
-        layer = randomised(INCREMENTAL[name](), std=0.15).to(dtype)
-        for module in layer.modules():
-            if isinstance(module, nn.BatchNorm1d):
-                module.running_mean.normal_()
-                module.running_var.uniform_(0.5, 2)
-        direction = "forward" if isinstance(layer, mb.Autoregressive) else "inverse"
-        features = next(layer.parameters()).shape[1]
-        y = torch.rand(20, features, dtype=dtype)  # where splines without tails are defined
-        fast = mb.accelerate_sampling(layer)
-        got, want = (run(flow, direction, y) for flow in (fast, layer))
-        assert_close(got, want, atol=tol, rtol=tol)
-        assert fast.last_iterations == 1
-
-    @pytest.mark.parametrize(
-        "make",
-        [
-            lambda: mb.Autoregressive(12, hidden_features=32),
-            lambda: nf.flows.MaskedAffineAutoregressive(12, 32),
-            lambda: nt.MaskedAffineAutoregressiveTransform(12, 32),
-        ],
-    )
-    def test_what_is_not_finite_stays_in_its_sample(self, make):
-        layer = randomised(make())
-        fast = mb.accelerate_sampling(layer)
-        direction = "forward" if isinstance(layer, mb.Autoregressive) else "inverse"
-        y = torch.randn(6, 12)
-        want, want_log_det = run(layer, direction, y)
-        y[1, 5], y[3, 0], y[4, 7] = torch.nan, torch.inf, 1e30
-        x, log_det = run(fast, direction, y)
-        others = torch.tensor([0, 2, 5])
-        assert_close(x[others], want[others], atol=1e-5, rtol=1e-5)
-        assert_close(log_det[others], want_log_det[others], atol=1e-5, rtol=1e-5)
-        for sample, before in ((1, 5), (4, 7)):
-            assert_close(x[sample, :before], want[sample, :before], atol=1e-5, rtol=1e-5)
-        assert x[1, 5].isnan() and log_det[1].isnan() and x[3, 0].isinf()
-
-    def test_inputs_of_a_million(self, case):
-        direction, make = case
-        layer = randomised(make(None)).double()
-        y = 1e6 * torch.randn(8, 12, dtype=torch.float64)
-        got, want = (run(f, direction, y) for f in (mb.accelerate_sampling(layer), layer))
-        assert_close(got, want, atol=1e-6, rtol=1e-9)
-
-    def test_one_context_for_all(self):
-        layer = nt.MaskedAffineAutoregressiveTransform(8, 16, context_features=2)
-        randomised(layer, 0.3)
-        y, context = torch.randn(9, 8), torch.randn(1, 2)
-        want = layer.inverse(y, context)
-        assert_close(mb.accelerate_sampling(layer).inverse(y, context), want)
-
-    @pytest.mark.parametrize("batch", [0, 1])
-    def test_small_batches(self, batch):
-        layer = randomised(mb.Autoregressive(7, hidden_features=8))
-        y = torch.randn(batch, 7)
-        assert_close(mb.ParallelInverse(layer)(y), layer(y))
-
-    def test_gradients(self):
-        layer = randomised(mb.Autoregressive(12, hidden_features=32)).double()
-        y = torch.randn(6, 12, dtype=torch.float64, requires_grad=True)
-        inputs = [y, *layer.parameters()]
-        gradients = []
-        for flow in (layer, mb.ParallelInverse(layer)):
-            x, log_det = flow(y)
-            total = x.sin().sum() + (log_det * x[:, 0].detach()).sum()
-            gradients.append(torch.autograd.grad(total, inputs))
-        assert_close(gradients[1], gradients[0], atol=1e-9, rtol=1e-9)
-
-    def test_autocast_and_lower_precision(self):
-        layer = randomised(mb.Autoregressive(12, hidden_features=32, context_features=2))
-        y, context = torch.randn(10, 12), torch.randn(10, 2)
-        fast = mb.ParallelInverse(layer)
-        want = layer(y, context)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            got = fast(y, context)
-        assert_close(got, want, atol=1e-5, rtol=1e-5)
-        low = fast(y.bfloat16(), context)
-        assert low[0].dtype == low[1].dtype == torch.bfloat16
-        assert_close(low[0].float(), want[0], atol=0.2, rtol=0.1)
-
-    def test_a_context_of_the_wrong_shape(self):
-        fast = mb.ParallelInverse(mb.Autoregressive(4, hidden_features=8, context_features=2))
-        with pytest.raises(ValueError, match=r"expected a context of shape \(3, 2\)"):
-            fast(torch.zeros(3, 4), torch.zeros(3, 5))
-
-    def test_max_iter_asks_for_iteration(self):
-        layer = randomised(mb.Autoregressive(12, hidden_features=32))
-        fast = mb.ParallelInverse(layer, max_iter=12)
-        assert_close(fast(torch.ones(3, 12)), layer(torch.ones(3, 12)), atol=1e-5, rtol=1e-5)
-        assert fast.last_iterations > 1
-
-
-@pytest.mark.usefixtures("incrementally")
-def test_what_is_no_buffer_may_be_on_another_device():
-    """Blocks hold their degrees twice, and one of the two does not move with the module."""
-    layer = randomised(nf.flows.MaskedAffineAutoregressive(6, 16, use_residual_blocks=False))
-    y = torch.randn(5, 6)
-    want = layer.inverse(y)
-    for block in layer.autoregressive_net.blocks:
-        block.degrees = block.degrees.to("meta")
-    assert_close(mb.ParallelInverse(layer).inverse(y), want, atol=1e-5, rtol=1e-5)
-
-
-def test_large_batches_are_solved_incrementally():
-    layer = randomised(mb.Autoregressive(12, hidden_features=32))
-    fast, y = mb.ParallelInverse(layer), torch.randn(2000, 12)
-    assert_close(fast(y), layer(y), atol=1e-5, rtol=1e-5)
-    assert fast.last_iterations == 1
-    fast(y[:20])
-    assert fast.last_iterations > 1
-
-
-class Subclass(nf.flows.MaskedAffineAutoregressive):
-    pass
-
-
-def hooked():
-    layer = mb.Autoregressive(4, hidden_features=8)
-    layer.net.register_forward_hook(lambda *_: None)
-    return layer
-
-
-def reparametrised():
-    layer = mb.Autoregressive(4, hidden_features=8)
-    parametrizations.weight_norm(layer.net.final_layer)
-    return layer
-
-
-def with_a_net_of_ones_own():
-    layer = nt.MaskedAffineAutoregressiveTransform(4, 8)
-    layer.autoregressive_net = nn.Sequential(nn.Linear(4, 8))
-    return layer
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        hooked,
-        reparametrised,
-        with_a_net_of_ones_own,
-        lambda: Subclass(4, 8),
-        lambda: nf.flows.MaskedAffineAutoregressive(4, 8, activation=nn.PReLU(8)),
-        lambda: nf.flows.MaskedAffineAutoregressive(4, 8, use_batch_norm=True),
-        lambda: LAYERS["normflows-circular"][1](None).mprqat,
-    ],
-)
-def test_other_nets_are_iterated(make):
-    layer = make()
-    assert not supports(layer, next(layer.parameters()).shape[1])
-
-
-@pytest.mark.usefixtures("incrementally")
-@pytest.mark.parametrize("features", [3, 6, 8])
-def test_inputs_of_the_wrong_width_are_refused(features):
-    fast = mb.accelerate_sampling(nf.flows.MaskedAffineAutoregressive(4, 8))
-    with pytest.raises(RuntimeError, match="shape"):
-        fast.inverse(torch.zeros(3, features))
 
 
 class TestGradients:
@@ -606,92 +318,6 @@ def test_reverse_kl_trains():
     assert losses[0] > 8 and losses[-1] < 1
 
 
-class TestAccelerateSampling:
-    def test_normflows_densities(self):
-        base = nf.distributions.DiagGaussian(12)
-        flows = [
-            layer
-            for _ in range(2)
-            for layer in (
-                nf.flows.MaskedAffineAutoregressive(12, 32),
-                nf.flows.AutoregressiveRationalQuadraticSpline(12, 1, 32),
-                nf.flows.LULinearPermute(12),
-            )
-        ]
-        model = randomised(nf.NormalizingFlow(base, flows), std=0.1)
-        keys, x = list(model.state_dict()), torch.randn(9, 12)
-        want = model.log_prob(x)
-        before = copy.deepcopy(model)
-        assert mb.accelerate_sampling(model, tol=1e-5) is model
-        assert list(model.state_dict()) == keys
-        assert_close(model.log_prob(x), want, atol=1e-4, rtol=1e-4)
-        assert isinstance(model.flows[0], mb.ParallelInverse)
-        assert isinstance(model.flows[1], mb.ParallelInverse)
-        assert model.flows[0].tol == 1e-5
-        before.load_state_dict(model.state_dict())
-        mb.accelerate_sampling(model).load_state_dict(before.state_dict())  # nothing twice
-        assert isinstance(model.flows[0].flow, nf.flows.MaskedAffineAutoregressive)
-
-    def test_nflows_samples(self):
-        transforms = [
-            layer
-            for _ in range(2)
-            for layer in (
-                nt.MaskedAffineAutoregressiveTransform(6, 16, context_features=2),
-                nt.ReversePermutation(6),
-            )
-        ]
-        base = nflows.distributions.StandardNormal([6])
-        flow = nflows.flows.Flow(nt.CompositeTransform(transforms), base)
-        randomised(flow)
-        context = torch.randn(3, 2)
-        torch.manual_seed(1)
-        want = flow.sample(5, context)
-        mb.accelerate_sampling(flow)
-        torch.manual_seed(1)
-        assert_close(flow.sample(5, context), want, atol=1e-4, rtol=1e-4)
-        assert flow._transform._transforms[0].last_iterations <= 6
-
-    def test_mixer_flow_with_autoregressive_patches(self):
-        model = mb.presets.maf_hybrid((1, 8, 8), 2, 2, hidden_features=8, num_classes=3)
-        randomised(model, std=0.05)
-        x, labels = torch.rand(3, 1, 8, 8), torch.arange(3)
-        z = model.inverse(x, labels)
-        mb.accelerate_sampling(model)
-        assert_close(model(z, labels), x, atol=1e-4, rtol=1e-4)
-        assert sum(isinstance(m, mb.ParallelInverse) for m in model.modules()) == 4
-
-    def test_a_layer_in_two_places_stays_one(self):
-        layer = mb.Autoregressive(4, hidden_features=8)
-        chain = mb.Chain([layer, mb.ActNorm(4), layer])
-        mb.accelerate_sampling(chain)
-        assert chain.flows[0] is chain.flows[2]
-        assert isinstance(mb.accelerate_sampling(layer), mb.ParallelInverse)
-
-    def test_a_layer_of_nflows_keeps_its_direction(self):
-        layer = randomised(nt.MaskedAffineAutoregressiveTransform(6, 16))
-        fast, x = mb.accelerate_sampling(layer), torch.randn(4, 6)
-        assert isinstance(fast, nt.Transform)
-        wrapped = mb.ParallelInverse(mb.from_nflows(layer))
-        assert_close(wrapped(x), layer.inverse(x), atol=1e-5, rtol=1e-5)
-        for flow in (
-            mb.from_nflows(fast),
-            mb.accelerate_sampling(mb.from_nflows(layer)),
-            wrapped,
-        ):
-            assert_close(flow.inverse(x), layer(x))
-
-    def test_a_second_call_replaces_the_options(self):
-        model = mb.accelerate_sampling(mb.Chain([mb.Autoregressive(3, hidden_features=4)]))
-        layer = model.flows[0].flow
-        mb.accelerate_sampling(model, tol=1e-3)
-        assert model.flows[0].flow is layer and model.flows[0].tol == 1e-3
-
-    def test_warns_where_there_is_nothing_to_do(self):
-        with pytest.warns(UserWarning, match="Coupling holds no layer to wrap"):
-            mb.accelerate_sampling(mb.Coupling(4))
-
-
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -715,3 +341,60 @@ def test_wrong_use_is_one_sentence(make, error, message):
 
 def fast_of(**options):
     return mb.ParallelInverse(mb.Autoregressive(3, hidden_features=4), **options)
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing warns of checks, and of being out of date
+class TestTracing:
+    @pytest.fixture(params=[None, 3], ids=["", "max_iter"])
+    def layers(self, request):
+        layer = randomised(mb.Autoregressive(8, hidden_features=32), 0.4)
+        return layer, mb.ParallelInverse(layer, max_iter=request.param)
+
+    @pytest.mark.parametrize("gradients", [False, True])
+    @pytest.mark.parametrize(
+        "trace",
+        [
+            lambda f: torch.jit.trace(f, torch.zeros(6, 8)),
+            lambda f: make_fx(f)(torch.zeros(6, 8)),
+            lambda f: torch.compile(f, backend="eager", fullgraph=True),
+        ],
+        ids=["jit", "make_fx", "compile"],
+    )
+    def test_is_exact_for_other_values(self, layers, trace, gradients):
+        layer, fast = layers
+        layer.requires_grad_(gradients)
+        traced = trace(fast)
+        y = 2 * torch.randn(6, 8)
+        assert_close(traced(y), layer(y), atol=1e-5, rtol=1e-5)
+
+    @pytest.mark.skipif(
+        torch.__version__.startswith("2.5."),
+        reason="this version looks up the names of parameters in the state_dict",
+    )
+    def test_exports_any_batch(self, layers):
+        layer, fast = layers
+        sizes = {"z": {0: torch.export.Dim("batch")}}
+        exported = torch.export.export(fast, (torch.zeros(3, 8),), dynamic_shapes=sizes)
+        y = torch.randn(9, 8)
+        assert_close(exported.module()(y), layer(y), atol=1e-5, rtol=1e-5)
+
+    def test_of_a_transformer(self):
+        layer = randomised(mb.TransformerAutoregressive(5, 3, channels=16, head_dim=8), 0.1)
+        z = torch.randn(4, 5, 3)
+        want = layer(z)
+        for traced in (torch.jit.trace(layer, 0 * z), make_fx(layer)(0 * z)):
+            assert_close(traced(z), want, atol=1e-5, rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        "trace",
+        [
+            torch.jit.trace,
+            lambda f, x: make_fx(f)(x),
+            lambda f, x: torch.export.export(f, (x,), strict=False),
+        ],
+        ids=["jit", "make_fx", "export"],
+    )
+    def test_of_a_solver_is_refused(self, trace):
+        layer = mb.ContinuousFlow(3, hidden_features=8).eval()
+        with pytest.raises(RuntimeError, match="cannot be traced or exported, as its solver"):
+            trace(layer, torch.zeros(2, 3))
