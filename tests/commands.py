@@ -53,6 +53,12 @@ def call(*arguments, fails=False, **options):
     return code
 
 
+def fit(folder, steps, *options, **how):
+    """Fit the tiny model in this process, for so many steps."""
+    root = ("--trainer.default_root_dir", folder, "--trainer.max_steps", steps)
+    return call("fit", *QUIET, *TINY, *root, *options, **how)
+
+
 def task(name, checkpoint, output, *options, fails=False):
     """Run a task in this process."""
     where = ("--ckpt_path", checkpoint, "--output", output)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import normflows as nf
@@ -290,3 +291,52 @@ def case(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache of Hugging Face's datasets for each test, hidden beside its files."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / ".cache")
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def source() -> Any:
+    """Images of 24 greys with a ramp, and three labels."""
+    from mixer_bijectors.train.data.batches import TensorSource
+
+    images = torch.arange(24, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 6)
+    ramp = torch.arange(24, dtype=torch.uint8).view(1, 1, 4, 6)
+    return TensorSource((images + 10 * ramp).contiguous(), torch.arange(24) % 3)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a MixerFlow with averaged weights."""
+    from commands import TINY
+    from tiny_runs import AVERAGES, fit
+
+    return fit(tmp_path_factory.mktemp("run"), *TINY, *AVERAGES)
+
+
+@pytest.fixture(scope="session")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a class-conditional TarFlow of noisy images."""
+    from tiny_runs import CONDITIONAL, fit
+
+    return fit(tmp_path_factory.mktemp("conditional"), *CONDITIONAL)
+
+
+@pytest.fixture
+def model(run: Path, tmp_path: Path) -> nn.Module:
+    """The model of `run`, put together by hand from its exported weights."""
+    from commands import task
+    from safetensors.torch import load_file
+    from tiny_runs import make_flow
+
+    task("export", run, tmp_path / "model.safetensors")
+    flow = make_flow()
+    flow.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    return flow.eval()

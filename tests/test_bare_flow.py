@@ -4,7 +4,7 @@ import normflows as nf
 import numpy as np
 import pytest
 import torch
-from test_tasks import make_trainer
+from tiny_runs import make_trainer
 from torch.testing import assert_close
 
 import mixer_bijectors as mb

@@ -23,6 +23,7 @@ from commands import (
     bits_of_test,
     call,
     command,
+    fit,
     start,
     task,
 )
@@ -32,11 +33,6 @@ import mixer_bijectors as mb
 from mixer_bijectors.train import DensityEstimation, Digits, Images, RunError, load_checkpoint
 from mixer_bijectors.train.io.reasons import reason_of
 from mixer_bijectors.train.run_folder import RunFolder
-
-
-def fit(folder, steps, *options, **how):
-    root = ("--trainer.default_root_dir", folder, "--trainer.max_steps", steps)
-    return call("fit", *QUIET, *TINY, *root, *options, **how)
 
 
 def step_of(folder, version=0):

@@ -1,6 +1,5 @@
 """Examples in docstrings and in the documentation run."""
 
-import ast
 import doctest
 import importlib
 import inspect
@@ -52,46 +51,3 @@ def test_every_public_name_has_an_example():
         public = getattr(mb, name)
         if callable(public):
             assert ">>>" in (public.__doc__ or ""), name
-
-
-ROOMS = (
-    ("univariate", "nets", "images"),
-    ("solvers", "bijection"),
-    ("flow",),
-    ("chain",),
-    ("layers",),
-    ("bridges", "running"),
-    ("models",),
-    ("presets", "testing"),
-    ("train",),
-)
-RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
-
-
-def imported_rooms(path, package):
-    """Rooms that a module imports, with a room of helpers counting for nothing."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = path.relative_to(package).parts[: -node.level]
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            for name in names:
-                room = (*base, *name.split("."))[0]
-                if room in RANK:
-                    yield room
-
-
-def test_imports_run_one_way():
-    """The order of `docs/design.md`, and what it lets pass."""
-    package = Path(mb.__file__).parent
-    found = set()
-    for path in package.rglob("*.py"):
-        room = path.relative_to(package).with_suffix("").parts[0]
-        for other in imported_rooms(path, package) if room in RANK else ():
-            if other != room and RANK[other] >= RANK[room]:
-                found.add(f"{path.relative_to(package).as_posix()} imports {other}")
-    assert found <= {
-        "chain.py imports layers",
-        "layers/alternation.py imports bridges",
-        "running/compiled.py imports bridges",
-        "running/equations.py imports bridges",
-    }

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from test_resume import Noise, assert_same, make_flow
+from noise_runs import Noise, assert_same, make_flow
 
 import mixer_bijectors as mb
 from mixer_bijectors.train import (

@@ -8,44 +8,19 @@ from functools import partial
 import kill_resume
 import lightning as L
 import pytest
-import torch
 from commands import QUIET, SMALL, TINY, call, run_and_be_killed
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from noise_runs import Noise, assert_same, make_flow
 
-import mixer_bijectors as mb
 from mixer_bijectors.train import (
     AtomicCheckpointIO,
     DensityEstimation,
-    ImageDataModule,
     LastCheckpoint,
     load_checkpoint,
 )
-from mixer_bijectors.train.data.batches import TensorSource
 from mixer_bijectors.train.io.csv_log import ResumableCSVLogger
 
 STEPS = 12
-
-
-class Noise(ImageDataModule):
-    """A few images, in epochs of five batches."""
-
-    def __init__(self, num_workers=0, **options):
-        super().__init__(4, num_workers, flip=True, **options)
-
-    def setup(self, stage):
-        x = torch.randint(256, (23, 1, 4, 6), generator=torch.Generator().manual_seed(1))
-        x = x.to(torch.uint8)
-        labels = torch.arange(23) % 3
-        self.sources = dict.fromkeys(("train", "val", "test"), TensorSource(x, labels))
-
-
-def make_flow(kind):
-    torch.manual_seed(0)
-    if kind == "residual":  # draws random numbers, and is normalised after each step
-        return mb.presets.residual((1, 4, 6), 2, 1, hidden_features=8)
-    return mb.MixerFlow(
-        (1, 4, 6), 2, num_layers=1, shift_every=1, hidden_features=8, num_classes=3
-    )
 
 
 class CutError(Exception):
@@ -109,11 +84,6 @@ def fit(
     )
     trainer.fit(module, datamodule=Noise(num_workers), ckpt_path=ckpt_path)
     return module
-
-
-def assert_same(module, other):
-    for (name, a), (_, b) in zip(module.state_dict().items(), other.state_dict().items()):
-        assert torch.equal(a, b), name
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
-"""TarFlow, against the authors' numbers where they lie beside the project, and denoising."""
+"""TarFlow, against the authors' numbers where they lie beside the project."""
 
 import json
-import math
 from pathlib import Path
 
 import normflows as nf
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from small_tarflow import small
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
@@ -24,16 +24,6 @@ GUIDANCES = {
     "sample_guidance_1.5_shift_only": mb.Guidance(1.5, "shift"),
     "sample_guidance_0.5_attention_temperature_2": mb.Guidance(0.5, attention_temperature=2.0),
 }
-
-
-def small(**options) -> mb.TarFlow:
-    torch.manual_seed(0)
-    sizes = {"channels": 16, "num_blocks": 3, "layers_per_block": 1, "head_dim": 8}
-    model = mb.TarFlow((1, 6, 8), 2, **(sizes | options))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter) * parameter.requires_grad)
-    return model.eval()
 
 
 def load(name: str):
@@ -71,42 +61,6 @@ def test_samples_of_the_authors_code(name, method):
             assert_close(x, values[key], atol=1e-4, rtol=0)
             checked += 1
     assert checked >= 2
-
-
-@pytest.mark.parametrize("options", [{}, {"num_classes": 3}, {"volume_preserving": True}])
-def test_reference_names_round_trip(options, tmp_path):
-    model = small(**options)
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
-    some = torch.tensor([0, 1]) if model.num_classes else None
-    model.forward_kld(torch.rand(2, 1, 6, 8), some).backward()
-    optimizer.step()
-    path = tmp_path / "checkpoint.pth"
-    torch.save(model.to_reference(), path)
-    again = mb.TarFlow.from_reference(path, (1, 6, 8), 2, head_dim=8)
-    x = torch.rand(4, 1, 6, 8)
-    labels = torch.tensor([0, 1, 2, -1]) if options.get("num_classes") else None
-    assert_close(again.log_prob(x, labels), model.log_prob(x, labels))
-    assert again.state_dict().keys() == model.state_dict().keys()
-
-
-def test_the_names_are_those_of_the_authors_code():
-    keys = small(num_classes=3, num_blocks=1).to_reference().keys()
-    parts = ("norm.weight", "norm.bias", "qkv.weight", "qkv.bias", "proj.weight", "proj.bias")
-    mlp = ("norm.weight", "norm.bias", "main.0.weight", "main.0.bias", "main.2.weight")
-    want = {f"blocks.0.attn_blocks.0.attention.{part}" for part in parts}
-    want |= {f"blocks.0.attn_blocks.0.mlp.{part}" for part in (*mlp, "main.2.bias")}
-    want |= {
-        f"blocks.0.proj_{way}.{kind}" for way in ("in", "out") for kind in ("weight", "bias")
-    }
-    want |= {f"blocks.0.{name}" for name in ("pos_embed", "class_embed", "attn_mask")}
-    assert keys == want | {"var"}
-
-
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
-    path = tmp_path / "evil.pth"
-    torch.save({"var": torch.optim.SGD}, path)
-    with pytest.raises(Exception, match=r"[Ww]eights only"):
-        mb.TarFlow.from_reference(path, (1, 6, 8), 2)
 
 
 def test_starts_as_the_identity():
@@ -248,45 +202,6 @@ def test_a_compiled_layer_is_guided_as_any():
     assert not torch.allclose(want, model(z, labels), atol=1e-3)
     model.flows[0] = torch.compile(model.flows[0], backend="eager")
     assert_close(model(z, labels, guidance=mb.Guidance(2.0)), want, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_reference_weights_keep_their_precision(dtype):
-    model = small().to(dtype)
-    again = mb.TarFlow.from_reference(model.to_reference(), (1, 6, 8), 2, head_dim=8)
-    assert {p.dtype for p in again.parameters()} == {dtype}
-    model.to_reference()["blocks.0.proj_in.weight"].zero_()
-    assert model.flows[-2].net.initial.weight.abs().sum() > 0, "it handed out the weights"
-
-
-def test_denoising_takes_gaussian_noise_off_a_gaussian():
-    """Where data are normal with variance s, the mean given x is x s / (s + sigma^2)."""
-
-    class Noisy:
-        def log_prob(self, x):
-            scale = math.sqrt(0.25 + 0.01)
-            return torch.distributions.Normal(0.0, scale).log_prob(x).flatten(1).sum(1)
-
-    x = torch.randn(5, 1, 4, 4)
-    assert_close(mb.denoise(Noisy(), x, 0.1), x * 0.25 / 0.26)
-    model = small(num_classes=3)
-    images = torch.rand(2, 1, 6, 8)
-    with torch.no_grad():
-        result = mb.denoise(model, images, 0.1, torch.tensor([0, 2]))
-    assert result.shape == images.shape and not result.requires_grad
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert torch.equal(mb.denoise(model, images, 0.0, torch.tensor([0, 2])), images)
-    with torch.inference_mode():  # as trainers evaluate
-        again = mb.denoise(model, images * 1.0, 0.1, torch.tensor([0, 2]))
-    assert_close(again, result)
-
-
-def test_safetensors_round_trip(tmp_path):
-    save_file(small().to_reference(), tmp_path / "weights.safetensors")
-    loaded = load_file(tmp_path / "weights.safetensors")
-    model = mb.TarFlow.from_reference(loaded, (1, 6, 8), 2, head_dim=8)
-    x = torch.rand(2, 1, 6, 8)
-    assert_close(model.log_prob(x), small().log_prob(x))
 
 
 def test_the_mean_of_a_trained_base_is_a_constant():
