@@ -373,6 +373,11 @@ ERRORS = {
         TypeError,
         "MixerFlow: expected a tensor of integer labels, got int",
     ),
+    "guidance as text": (
+        lambda: tarflow().sample(2, guidance="1.0"),
+        TypeError,
+        "Guidance: weight must be a number, got '1.0'",
+    ),
     "temperatures of images": (
         lambda: tiny().sample(2, temperature=torch.ones(2)),
         TypeError,

@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import normflows as nf
 import torch
 from torch import Tensor, nn
 
-from .._checks import is_readable
+from .._checks import check_number, is_readable
 from .._dependencies import constant_in_graphs, uncompiled
 from .labels import class_weights
 
@@ -112,9 +111,7 @@ class Base:
 
     def check_temperature(self, temperature: float) -> None:
         """Refuse a temperature that is not positive, or that the base cannot be set to."""
-        is_scalar = isinstance(temperature, Tensor) and temperature.dim() == 0
-        if not (is_scalar or isinstance(temperature, Real)):
-            raise TypeError(f"{self.model}: temperature must be a number, got {temperature!r}")
+        check_number(self.model, "temperature", temperature)
         if not 0 < temperature < math.inf:
             raise ValueError(f"{self.model}: temperature must be positive, got {temperature}")
         if temperature != 1.0 and not hasattr(self.distribution, "temperature"):
