@@ -5,6 +5,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from math import prod
 from typing import Any
 
 import normflows as nf
@@ -214,7 +215,7 @@ def apply_flow(
     """
     y, log_det = call_flow(flow, x, context, inverse=inverse, **options)
     name = type(flow).__name__
-    if y.shape[1:].numel() != x.shape[1:].numel():
+    if prod(y.shape[1:]) != prod(x.shape[1:]):
         raise ValueError(
             f"{name}: events of shape {tuple(x.shape[1:])} became {tuple(y.shape[1:])}, of "
             "another number of dimensions, so that it is no bijection of them; build it for "
