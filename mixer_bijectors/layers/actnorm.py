@@ -49,6 +49,9 @@ class ActNorm(Bijection):
         (True, True)
     """
 
+    # The buffer that was mirrored: functional_call and replicas put others in its place.
+    _mirrored: Tensor | None = None
+
     def __init__(self, features: int) -> None:
         super().__init__((features,))
         self.features = features
@@ -58,8 +61,6 @@ class ActNorm(Bijection):
         self.register_buffer("initialized", torch.tensor(0.0))
         # Mirrors the buffer, so that no forward pass has to read it from the device.
         self._initialized = False
-        # The buffer that was mirrored: functional_call and replicas put others in its place.
-        self._mirrored: Tensor | None = None
         self.warns = True
         self.register_load_state_dict_post_hook(_mirror)
 
