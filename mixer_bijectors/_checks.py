@@ -1,7 +1,7 @@
 """Checks of arguments and inputs, with errors that name the layer and what to change."""
 
 import sys
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ __all__ = [
     "check_event",
     "check_flag",
     "check_input",
+    "check_number",
     "check_precision",
     "check_size",
     "check_univariate",
@@ -55,6 +56,13 @@ def check_flag(name: str, argument: str, flag: object) -> None:
     # Loops write i % 2.
     if not (isinstance(flag, Integral | np.bool_) and flag in (0, 1)):
         raise TypeError(f"{name}: {argument} must be True or False, got {flag!r}")
+
+
+def check_number(name: str, argument: str, value: object) -> None:
+    """Refuse what does not compare with numbers: text, None, a tensor of more than one."""
+    is_scalar = isinstance(value, Tensor) and value.dim() == 0
+    if not (is_scalar or isinstance(value, Real)):
+        raise TypeError(f"{name}: {argument} must be a number, got {value!r}")
 
 
 def format_shape(*event: int | str) -> str:

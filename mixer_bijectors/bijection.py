@@ -9,7 +9,14 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from ._checks import check_context, check_event, check_precision, check_size, event_axes
+from ._checks import (
+    check_context,
+    check_event,
+    check_precision,
+    check_size,
+    event_axes,
+    is_traced,
+)
 from ._repr import describe
 
 __all__ = ["Bijection", "Shape", "complete_log_det", "copy_if_same"]
@@ -188,6 +195,10 @@ def complete_log_det(name: str, x: Tensor, log_det: Tensor | float) -> Tensor:
     if not isinstance(log_det, Tensor):
         return x.new_full((batch,), log_det)
     if log_det.dim() == 1 and log_det.shape[0] == batch:
+        if is_traced():
+            # One that is a constant of the trace raises in a batch of another size, where it
+            # might be broadcast.
+            return log_det.to(x).expand(batch)
         return log_det.to(x)
     if log_det.numel() != 1 or log_det.dim() > 1:
         raise ValueError(

@@ -5,6 +5,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from math import prod
 from typing import Any
 
 import normflows as nf
@@ -33,6 +34,10 @@ __all__ = [
     "shapes_agree",
 ]
 
+# Arguments of models and of `apply_flow`, which would get the value in place of the layer.
+_TAKEN = frozenset(
+    ("context", "generator", "inverse", "labels", "num_samples", "temperature", "trace")
+)
 # Where flows of normflows on vectors say of what size.
 _SPLINE_NET = "mprqat.autoregressive_net.initial_layer.in_features"
 _VECTOR_FLOWS = {
@@ -144,6 +149,18 @@ def check_flow(name: str, flow: object) -> None:
             "forward and inverse, each of which returns the result and its log_det"
         )
     check_takes_context(name, flow)
+    check_sampling_options(name, flow)
+
+
+def check_sampling_options(name: str, flow: nn.Module) -> None:
+    """Refuse options that are written as text, or that have names of the model's arguments."""
+    options = getattr(flow, "sampling_options", ())
+    wrong = options if isinstance(options, str) else ", ".join(_TAKEN.intersection(options))
+    if wrong:
+        raise TypeError(
+            f"{name}: {type(flow).__name__} declares sampling_options={options!r}; it must be "
+            f"a tuple of names, other than {', '.join(sorted(_TAKEN))}"
+        )
 
 
 def check_takes_context(name: str, flow: nn.Module) -> None:
@@ -198,7 +215,7 @@ def apply_flow(
     """
     y, log_det = call_flow(flow, x, context, inverse=inverse, **options)
     name = type(flow).__name__
-    if y.shape[1:].numel() != x.shape[1:].numel():
+    if prod(y.shape[1:]) != prod(x.shape[1:]):
         raise ValueError(
             f"{name}: events of shape {tuple(x.shape[1:])} became {tuple(y.shape[1:])}, of "
             "another number of dimensions, so that it is no bijection of them; build it for "

@@ -175,3 +175,25 @@ def test_all_ranks_take_the_statistics_of_the_joint_batch(tmp_path):
     for rank in range(2):
         restored = torch.load(tmp_path / f"restored-{rank}.pt", weights_only=True)
         assert_close(restored, states[0], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("others", ["untrained", "trained"])
+def test_state_that_is_lent_does_not_count_as_the_first_batch(others):
+    """`functional_call` puts other parameters and buffers into the layer for one call."""
+    layer, lender, x = ActNorm(3), ActNorm(3), batch()
+    if others == "trained":
+        lender.inverse(x)
+    state = {name: tensor.clone() for name, tensor in lender.state_dict().items()}
+    z, _ = torch.func.functional_call(nf.flows.Reverse(layer), with_prefix(state), (x,))
+    assert_close(z.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    assert state["initialized"] == 1 and not layer.initialized
+    assert_close(layer.inverse(x)[0], z, atol=1e-5, rtol=0)
+    assert layer.initialized == 1
+    # The state of the layer does not count for another that is lent to it.
+    state = {name: tensor.clone() for name, tensor in ActNorm(3).state_dict().items()}
+    y, _ = torch.func.functional_call(nf.flows.Reverse(layer), with_prefix(state), (2 * x,))
+    assert_close(y, z, atol=1e-4, rtol=0)
+
+
+def with_prefix(state):
+    return {f"flow.{name}": tensor for name, tensor in state.items()}

@@ -101,6 +101,61 @@ def test_a_temperature_is_that_of_all_levels():
         model.sample(4, temperature=-1.0)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        torch.nn.Linear(2, 2),
+        nf.NormalizingFlow,
+        nf.NormalizingFlowVAE(nf.distributions.DiagGaussian(2)),
+        nf.ClassCondFlow(nf.distributions.ClassCondDiagGaussian((1, 8, 8), 10), []),
+    ],
+    ids=["module", "class", "VAE", "ClassCondFlow"],
+)
+def test_other_modules_are_no_models(model):
+    kind = "type" if isinstance(model, type) else type(model).__name__
+    with pytest.raises(TypeError, match=f"{kind} is no model that can be trained"):
+        DensityEstimation(model)
+
+
+def test_all_levels_are_for_the_same_classes():
+    flow = glow(True)
+    flow.q0[0] = nf.distributions.DiagGaussian((8, 2, 2))
+    assert as_density_model(flow).label_range == range(10)
+    flow.q0[0] = nf.distributions.ClassCondDiagGaussian((8, 2, 2), 5)
+    with pytest.raises(ValueError, match="different numbers of classes, 5, 10"):
+        as_density_model(flow)
+
+
+class Mine(mb.MixerFlow):
+    """A model of a user's, whose results are as `spoil` makes them."""
+
+    spoil = staticmethod(lambda loss, bits: (loss, {"bits_per_dim": bits}))
+
+    def loss_and_metrics(self, x, labels=None):
+        loss, metrics = super().loss_and_metrics(x, labels)
+        return type(self).spoil(loss, metrics["bits_per_dim"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda loss, bits: (bits, {"bits_per_dim": bits}), "loss must be a scalar, got shape"),
+        (lambda loss, bits: (loss, {"bits": bits}), "bits_per_dim must be .*got none"),
+        (lambda loss, bits: (loss, {"bits_per_dim": loss}), r"of shape \(64,\), .*got \(\)"),
+        (
+            lambda loss, bits: (loss, {"bits_per_dim": bits[:, None]}),
+            r"bits_per_dim must be of shape \(64,\), .*got \(64, 1\)",
+        ),
+    ],
+)
+def test_results_of_other_shapes_are_refused(spoil, told, tmp_path):
+    kind = type("Spoilt", (Mine,), {"spoil": staticmethod(spoil)})
+    module = DensityEstimation(kind((1, 8, 8), 4, 1, shift_every=0, hidden_features=8))
+    trainer = make_trainer(max_steps=1, default_root_dir=tmp_path)
+    with pytest.raises(RuntimeError, match=f"Spoilt: the .*{told}"):
+        trainer.fit(module, datamodule=Digits(64))
+
+
 def test_models_of_images_answer_for_themselves():
     model = mb.MixerFlow((1, 8, 8), 4, 1, shift_every=0, hidden_features=8)
     assert as_density_model(model) is model

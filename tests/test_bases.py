@@ -250,6 +250,52 @@ def test_what_only_has_a_density_cannot_be_sampled(base):
         model.sample(2)
 
 
+@pytest.mark.parametrize("classes", [None, CLASSES])
+def test_the_scales_of_an_affine_base_are_those_of_the_latents(classes):
+    """normflows counts scales of fewer dimensions once, however many latents they scale."""
+    options = {"hidden_features": 8, "shift_every": 0, "num_classes": classes or 0}
+    for wrong in (4, (4,), (3, 1), (12, 4, 1), (12, 2)):
+        base = distributions.AffineGaussian(EVENT, wrong, classes)
+        with pytest.raises(ValueError, match="affine_shape of AffineGaussian must have"):
+            mb.MixerFlow((1, 6, 8), 2, 1, base=base, **options)
+    for right in (EVENT, (1, 4), (12, 1), (1, 1)):
+        base = distributions.AffineGaussian(EVENT, right, classes)
+        model = mb.MixerFlow((1, 6, 8), 2, 1, base=base, **options).eval()
+        nn.init.normal_(base.transform.s, std=0.3)
+        labels = torch.zeros(2, dtype=torch.long) if classes else None
+        log_prob = model.log_prob(torch.zeros(2, 1, 6, 8), labels)
+        log_scales = base.transform.s.expand(1, *EVENT)
+        mean = base.transform.t.expand(1, *EVENT)
+        normal = torch.distributions.Normal(mean, log_scales.exp())
+        assert_close(log_prob, normal.log_prob(torch.zeros(2, *EVENT)).sum((1, 2)))
+
+
+@pytest.mark.parametrize("name", ["DiagGaussian", "ClassCondDiagGaussian"])
+def test_a_compiled_base_is_the_base(name):
+    model, labels = build(name)
+    base = model.q0
+    results = []
+    for each in (base, torch.compile(base, backend="eager")):
+        model.q0 = each
+        torch.manual_seed(1)
+        x, log_prob = model.sample(4, labels, temperature=0.5)
+        results.append((x, log_prob, model.log_prob(x, labels)))
+    assert_close(results[1], results[0])
+    assert base.temperature is None
+    model.q0 = torch.compile(distributions.DiagGaussian((1, 4)), backend="eager")
+    with pytest.raises(ValueError, match="got DiagGaussian of shape"):
+        model.log_prob(x, labels)
+
+
+def test_log_densities_are_in_the_dtype_of_the_images():
+    model, _ = build("DiagGaussian")
+    model.float().q0.double()
+    x = torch.zeros(2, 1, 6, 8)
+    z = model.embed(x).view(2, *EVENT)
+    assert model.log_prob(x).dtype == model.base_log_prob(z).dtype == torch.float32
+    assert_close(model.log_prob(x), model.float().log_prob(x))
+
+
 def test_a_base_that_is_put_in_later_is_checked_too():
     model, _ = build("DiagGaussian")
     model.q0 = distributions.DiagGaussian((1, 4))

@@ -28,6 +28,7 @@ from commands import (
     task,
 )
 from PIL import Image
+from safetensors.torch import save_file
 
 import mixer_bijectors as mb
 from mixer_bijectors.train import DensityEstimation, Digits, Images, RunError, load_checkpoint
@@ -475,6 +476,7 @@ CHECKPOINTS = {
     "last": ("last", "takes the path of a checkpoint, such as runs/NAME"),
     "a folder": ("RUN", r"is a folder; name a checkpoint in it, such as .*last.ckpt"),
     "text": ("TEXT", "text.ckpt is damaged, or no checkpoint"),
+    "an exported one": ("EXPORTED", "is an exported file, which .*load reads; name a checkp"),
     "one without a config": ("COPY", "copy.ckpt holds no configuration, and is not in the"),
 }
 
@@ -486,7 +488,10 @@ def test_what_is_wrong_with_a_checkpoint_is_told(name, kind, run, tmp_path):
     without = load_checkpoint(run / "checkpoints" / "last.ckpt")
     del without["config"]
     torch.save(without, tmp_path / "copy.ckpt")
+    exported = tmp_path / "model.safetensors"
+    save_file({"weight": torch.zeros(2)}, exported, {"config": "model: {}"})
     places = {"RUN": run, "TEXT": tmp_path / "text.ckpt", "COPY": tmp_path / "copy.ckpt"}
+    places["EXPORTED"] = exported
     given, told = CHECKPOINTS[kind]
     path = () if given is None else ("--ckpt_path", places.get(given, given))
     assert re.search(f"^mixer-bijectors: .*{told}", call(name, *path, fails=True))

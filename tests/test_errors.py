@@ -455,6 +455,21 @@ ERRORS = {
         TypeError,
         "MixerFlow: expected a tensor of integer labels, got int",
     ),
+    "guidance as text": (
+        lambda: tarflow().sample(2, guidance="1.0"),
+        TypeError,
+        "Guidance: weight must be a number, got '1.0'",
+    ),
+    "temperatures of images": (
+        lambda: tiny().sample(2, temperature=torch.ones(2)),
+        TypeError,
+        "MixerFlow: temperature must be a number, got tensor([1., 1.])",
+    ),
+    "temperature as text": (
+        lambda: tiny().sample(2, temperature="0.5"),
+        TypeError,
+        "MixerFlow: temperature must be a number, got '0.5'",
+    ),
     "negative temperature": (
         lambda: tiny().sample(2, temperature=-1.0),
         ValueError,

@@ -5,6 +5,7 @@ import re
 import normflows as nf
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -234,3 +235,30 @@ SHIFT = ((3, 32, 32), 4)
 def test_errors_of_lifted_layers_speak_of_the_shapes_that_the_user_sees(build, shape, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         build().inverse(torch.randn(shape))
+
+
+@pytest.mark.parametrize("how", ["trace", pytest.param("export", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+@pytest.mark.parametrize("kind", [mb.ChannelMixing, mb.PatchMixing, mb.PixelMixing])
+def test_a_frozen_lift_takes_other_sizes_of_the_axes_that_share_weights(kind, direction, how):
+    layer = mb.Chain([kind(mb.Coupling(3, hidden_features=8)), kind(mb.LULinear(3))]).eval()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    shapes = {
+        mb.ChannelMixing: ((4, 5, 3), (2, 7, 3)),
+        mb.PatchMixing: ((4, 3, 5), (2, 3, 7)),
+        mb.PixelMixing: ((4, 3, 5, 6), (2, 3, 9, 7)),
+    }
+    example, other = (torch.randn(shape) for shape in shapes[kind])
+    run = layer if direction == "forward" else nf.flows.Reverse(layer)
+    with torch.no_grad():
+        if how == "trace":
+            frozen = torch.jit.trace(run, (example,), check_trace=False)
+        else:
+            sizes = {
+                axis: torch.export.Dim(f"size{axis}", min=2, max=64)
+                for axis in range(example.dim())
+                if example.shape[axis] != other.shape[axis]
+            }
+            frozen = torch.export.export(run, (example,), dynamic_shapes=(sizes,)).module()
+        assert_close(frozen(other), run(other), atol=1e-5, rtol=1e-5)

@@ -398,3 +398,20 @@ class TestTracing:
         layer = mb.ContinuousFlow(3, hidden_features=8).eval()
         with pytest.raises(RuntimeError, match="cannot be traced or exported, as its solver"):
             trace(layer, torch.zeros(2, 3))
+
+
+def test_an_empty_batch_is_no_example_of_a_trace():
+    """A graph of it would give back whatever it gets."""
+    layer = mb.ParallelInverse(nf.flows.MaskedAffineAutoregressive(3, 8))
+    with pytest.raises(ValueError, match="a graph of an empty batch would hold no layer"):
+        torch.jit.trace(layer, (torch.zeros(0, 3),), check_trace=False)
+
+
+@pytest.mark.parametrize("example", [0, 4])
+def test_a_trace_of_normflows_permutation_raises_in_batches_of_other_sizes(example):
+    """It keeps the number of zeros of its example, which is broadcast to one sample."""
+    layer = mb.Chain([mb.LULinear(3), nf.flows.Permute(3)])
+    traced = torch.jit.trace(layer, (torch.zeros(example, 3),), check_trace=False)
+    for batch in {0, 1, 4, 7} - {example}:
+        with pytest.raises(RuntimeError, match="must match"):
+            traced(torch.zeros(batch, 3))

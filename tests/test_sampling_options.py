@@ -125,3 +125,17 @@ def test_a_layer_of_a_user_declares_its_own():
 def test_other_options_are_refused(call, told):
     with pytest.raises(TypeError, match=told):
         call()
+
+
+@pytest.mark.parametrize("options", ["cold", ("cold", "inverse"), ("temperature",)])
+def test_names_that_would_reach_another_function_are_refused(options):
+    class Layer(Cold):
+        sampling_options = options
+
+    for make in (
+        lambda layer: mb.ImageFlow.from_layers(SHAPE, PATCH, [layer]),
+        lambda layer: mb.Chain([layer]),
+        lambda layer: mb.Shift(layer, (1, 8, 10), PATCH),
+    ):
+        with pytest.raises(TypeError, match=r"Layer declares sampling_options=.*a tuple"):
+            make(Layer((12, 4)))

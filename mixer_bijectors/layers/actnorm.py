@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor, distributed, nn
 
-from .._checks import has_values
+from .._checks import has_values, is_concrete
 from ..bijection import Bijection
 
 __all__ = ["ActNorm"]
@@ -49,6 +49,9 @@ class ActNorm(Bijection):
         (True, True)
     """
 
+    # The buffer that was mirrored: functional_call and replicas put others in its place.
+    _mirrored: Tensor | None = None
+
     def __init__(self, features: int) -> None:
         super().__init__((features,))
         self.features = features
@@ -73,16 +76,26 @@ class ActNorm(Bijection):
         return torch.addcmul(self.shift, given, self.log_scale.exp()), log_det
 
     def _awaits_first_batch(self) -> bool:
-        if self._initialized:
-            return False
         if not self.training:
-            self._warn_of_identity()
+            if not self._initialized:
+                self._warn_of_identity()
+            return False
+        if self._initialized and not self._has_other_buffer():
             return False
         # Read once more before the first batch: the buffer may have come from another rank,
         # or from the model that this one averages.
         if not (torch.compiler.is_compiling() or self.initialized.is_meta):
-            self._initialized = bool(self.initialized)
+            self._remember(bool(self.initialized))
         return not self._initialized
+
+    def _has_other_buffer(self) -> bool:
+        """Whether another buffer than the one that was mirrored is there to be read."""
+        if torch.compiler.is_compiling() or self._mirrored is self.initialized:
+            return False
+        return is_concrete(self.initialized)
+
+    def _remember(self, initialized: bool) -> None:
+        self._initialized, self._mirrored = initialized, self.initialized
 
     def _warn_of_identity(self) -> None:
         """Warn once where evaluation comes first, after one look at the parameters."""
@@ -120,13 +133,13 @@ class ActNorm(Bijection):
             self.shift.copy_(-mean * (-log_std).exp())
             self.log_scale.copy_(-log_std)
         self.initialized.fill_(1.0)
-        self._initialized = True
+        self._remember(True)
 
 
 def _mirror(layer: nn.Module, _: object) -> None:
     """Read anew whether there was a first batch, after a state_dict was loaded."""
     if isinstance(layer, ActNorm) and not layer.initialized.is_meta:
-        layer._initialized = bool(layer.initialized)
+        layer._remember(bool(layer.initialized))
 
 
 def _is_distributed() -> bool:

@@ -1,5 +1,6 @@
 """Lifts of a vector flow along one axis of a mixer matrix or an image, with shared weights."""
 
+from math import prod
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -43,7 +44,7 @@ class _Mixing(Bijection):
         batch = x.shape[0]
         rows = x.movedim(self.axis, -1)
         leading = rows.shape[:-1]
-        copies = leading[1:].numel()
+        copies = prod(leading[1:])  # numel() would turn symbols into numbers
         if context is not None:
             context = context.expand(batch, *context.shape[1:]).unsqueeze(1)
             context = context.expand(-1, copies, *context.shape[2:]).flatten(0, 1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_flag, check_size, is_concrete
+from .._checks import check_flag, check_number, check_size, is_concrete
 from ..bijection import Bijection
 from ..nets import CausalTransformer
 from ..solvers.fixed_point import solve_in_fixed_passes, with_implicit_gradients
@@ -35,6 +35,7 @@ class Guidance:
             models without classes it is all that makes it weaker.
 
     Raises:
+        TypeError: a weight or a temperature that is not a number.
         ValueError: a weight that is negative, an unknown guide, a temperature not positive.
 
     References:
@@ -55,6 +56,8 @@ class Guidance:
     attention_temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        check_number("Guidance", "weight", self.weight)
+        check_number("Guidance", "attention_temperature", self.attention_temperature)
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"Guidance: weight must not be negative, got {self.weight}")
         if self.guide not in GUIDES:

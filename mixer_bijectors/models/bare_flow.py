@@ -18,6 +18,13 @@ def as_density_model(flow: Any) -> Any:
     """A model that answers for itself in training: the flow itself, or one that runs it."""
     if isinstance(flow, DensityModel):
         return flow
+    wanted = ("q0", "flows", "log_prob", "sample", "inverse_and_log_det")
+    if isinstance(flow, type) or not all(hasattr(flow, name) for name in wanted):
+        raise TypeError(
+            f"DensityEstimation: {type(flow).__name__} is no model that can be trained; take a "
+            "model of images of this library, a NormalizingFlow or MultiscaleFlow of "
+            "normflows, or a DensityModel of your own"
+        )
     return BareMultiscaleFlow(flow) if isinstance(flow, nf.MultiscaleFlow) else BareFlow(flow)
 
 
@@ -91,7 +98,13 @@ class BareMultiscaleFlow(BareFlow):
         super().__init__(flow)
         # The layers of all levels, as `flows` of other models are.
         self.flows = [layer for level in flow.flows for layer in level]
-        self.num_classes = getattr(flow.q0[0], "num_classes", 0) if flow.class_cond else 0
+        classes = {getattr(base, "num_classes", None) or 0 for base in flow.q0} - {0}
+        if flow.class_cond and len(classes) > 1:
+            raise ValueError(
+                "MultiscaleFlow: the bases of its levels are for different numbers of classes, "
+                f"{', '.join(map(str, sorted(classes)))}; all of them get the same labels"
+            )
+        self.num_classes = max(classes, default=0) if flow.class_cond else 0
         self.reads_weights = all(map(reads_class_weights, self.bases))
 
     @property

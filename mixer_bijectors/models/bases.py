@@ -12,7 +12,7 @@ import normflows as nf
 import torch
 from torch import Tensor, nn
 
-from .._checks import is_readable
+from .._checks import check_number, is_readable
 from .._dependencies import constant_in_graphs, uncompiled
 from .labels import class_weights
 
@@ -83,7 +83,7 @@ class Base:
 
     def check(self) -> None:
         """Refuse a base of other events or of other classes than the model's."""
-        base = self.distribution
+        base = uncompiled(self.distribution)
         if isinstance(base, _NO_BASES) or not hasattr(base, "log_prob"):
             kind = base if isinstance(base, type) else type(base)
             raise TypeError(
@@ -97,6 +97,8 @@ class Base:
                 f"(num_patches, features), got {type(base).__name__} of shape {shape}; take "
                 "one such as normflows.distributions.DiagGaussian(shape)"
             )
+        if isinstance(base, nf.distributions.AffineGaussian):
+            self._check_affine_shape(shape, base.transform.s.shape[1:])
         classes = getattr(base, "num_classes", None)
         if (classes and classes != self.num_classes) or (
             not self.num_classes and reads_classes(base)
@@ -109,19 +111,21 @@ class Base:
 
     def check_temperature(self, temperature: float) -> None:
         """Refuse a temperature that is not positive, or that the base cannot be set to."""
+        check_number(self.model, "temperature", temperature)
         if not 0 < temperature < math.inf:
             raise ValueError(f"{self.model}: temperature must be positive, got {temperature}")
         if temperature != 1.0 and not hasattr(self.distribution, "temperature"):
-            kind = type(self.distribution).__name__
-            raise ValueError(f"{self.model}: {kind} has no temperature; use temperature=1.0")
+            raise ValueError(
+                f"{self.model}: {self._kind} has no temperature; use temperature=1.0"
+            )
 
     def log_prob(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Log-densities (batch,) of events."""
+        """Log-densities (batch,) of events, in their dtype."""
         self.check()
         given = self._given("log_prob", labels, z)
         log_prob = self.distribution.log_prob(z, **given)
         self._check_shape("log-densities", log_prob, z.shape[:1])
-        return _without_null(log_prob, given, labels)
+        return _without_null(log_prob.to(z.dtype), given, labels)
 
     def draw(
         self,
@@ -133,12 +137,12 @@ class Base:
         """Events (num_samples, *event) at a temperature, and their log-densities."""
         self.check()
         # A target of normflows is a module that inherits the forward which raises.
-        forward = getattr(type(self.distribution), "forward", None)
+        forward = getattr(type(uncompiled(self.distribution)), "forward", None)
         if not callable(self.distribution) or forward is nn.Module.forward:
             raise TypeError(
-                f"{self.model}: {type(self.distribution).__name__} cannot be called for "
-                "samples; take a distribution of normflows, whose forward(num_samples) returns "
-                "samples and their log-densities"
+                f"{self.model}: {self._kind} cannot be called for samples; take a "
+                "distribution of normflows, whose forward(num_samples) returns samples and "
+                "their log-densities"
             )
         like = self._like(torch.empty(0))
         given = self._given("forward", labels, like)
@@ -146,7 +150,12 @@ class Base:
             z, log_prob = self.distribution(num_samples, **given)
         self._check_shape("latents", z, (num_samples, *(self.event or z.shape[1:])))
         self._check_shape("log-densities", log_prob, (num_samples,))
-        return _without_null(z, given, labels), _without_null(log_prob, given, labels)
+        log_prob = _without_null(log_prob.to(z.dtype), given, labels)
+        return _without_null(z, given, labels), log_prob
+
+    @property
+    def _kind(self) -> str:
+        return type(uncompiled(self.distribution)).__name__
 
     def _given(self, method: str, labels: Tensor | None, like: Tensor) -> dict[str, Tensor]:
         """The labels as the distribution takes them: as `y`, as `context`, or not at all."""
@@ -177,19 +186,27 @@ class Base:
             return
         shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
         raise ValueError(
-            f"{self.model}: {type(self.distribution).__name__} gave {what} of shape {shape}, "
+            f"{self.model}: {self._kind} gave {what} of shape {shape}, "
             f"expected {tuple(want)}; take a distribution of whole events, which gives one "
             "log-density for each"
         )
 
+    def _check_affine_shape(self, event: Any, got: tuple[int, ...]) -> None:
+        """Refuse scales whose number for each event normflows would count wrongly."""
+        if len(got) != len(event) or any(n not in (1, m) for n, m in zip(got, event)):
+            raise ValueError(
+                f"{self.model}: the affine_shape of AffineGaussian must have the sizes of its "
+                f"shape {tuple(event)}, or 1 where all share a scale, got {tuple(got)}"
+            )
+
     @contextmanager
     def tempered(self, temperature: float) -> Iterator[None]:
         """Multiply the temperature that it has of its own."""
-        base = self.distribution
+        base = uncompiled(self.distribution)
+        self.check_temperature(temperature)
         if temperature == 1.0:
             yield
             return
-        self.check_temperature(temperature)
         before = base.temperature
         base.temperature = temperature if before is None else temperature * before
         try:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_input, imported_class, is_concrete
+from .._checks import check_input, imported_class, is_concrete, is_traced
 from ..flow import Flow, call_flow, context_features
 from ..solvers.fixed_point import solve, solve_in_fixed_passes, with_implicit_gradients
 from .equations import (
@@ -65,6 +65,11 @@ class ParallelLayer(LayerWrapper):
             return by_layer(y, context)
         check_input("ParallelInverse", y, "features")
         if y.shape[0] == 0:  # which layers of normflows and nflows cannot reshape
+            if is_traced():
+                raise ValueError(
+                    "ParallelInverse: a graph of an empty batch would hold no layer; trace or "
+                    "export it with a batch of samples"
+                )
             return y, y.new_zeros(0)
         sequential, layer = find_sequential(self.flow) or ("", self.flow)
         if direction != sequential:

@@ -21,7 +21,7 @@ from .data.sampling import run_seed, seed_generators
 from .described_module import DescribedModule
 from .io.errors import RunError
 from .labels import drop_labels, labels_for
-from .metrics import make_metrics
+from .metrics import check_results, make_metrics
 from .schedule import Schedule
 from .sharding import agree, shard
 
@@ -111,7 +111,8 @@ class DensityEstimation(DescribedModule):
         return self.model.loss_and_metrics(x, *labels)
 
     def _run(self, x: Tensor, *labels: Tensor) -> Any:
-        return (self._compiled or self._loss_and_metrics)(x, *labels)
+        results = (self._compiled or self._loss_and_metrics)(x, *labels)
+        return check_results(self.model, results, len(x))
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer)

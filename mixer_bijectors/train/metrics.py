@@ -1,6 +1,7 @@
 """Metrics of all images of a split, the same for any number of processes."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,9 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_calibration_error
 from torchmetrics.utilities import dim_zero_cat
 
-__all__ = ["CalibrationError", "MeanOverImages", "make_metrics"]
+from .io.errors import RunError
+
+__all__ = ["CalibrationError", "MeanOverImages", "check_results", "make_metrics"]
 
 
 class MeanOverImages(Metric):
@@ -71,3 +74,20 @@ def make_metrics(names: Iterable[str]) -> nn.ModuleDict:
     """The metrics of a model by name, each updated with what its `loss_and_metrics` returns."""
     known = {"calibration_error": CalibrationError}
     return nn.ModuleDict({name: known.get(name, MeanOverImages)() for name in names})
+
+
+def check_results(model: Any, results: Any, batch: int) -> Any:
+    """The loss and the metrics of a model, unless they are of other shapes than promised."""
+    loss, metrics = results
+    name = type(getattr(model, "flow", model)).__name__
+    if loss.dim():
+        raise RunError(f"{name}: the loss must be a scalar, got shape {tuple(loss.shape)}")
+    for metric in model.metric_names:
+        got = tuple(metrics[metric].shape) if metric in metrics else None
+        want = (batch, 2) if metric == "calibration_error" else (batch,)
+        if got != want:
+            raise RunError(
+                f"{name}: the metric {metric} must be of shape {want}, for each image of the "
+                f"batch, got {'none' if got is None else got}"
+            )
+    return results

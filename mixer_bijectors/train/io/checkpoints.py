@@ -199,6 +199,11 @@ def load_checkpoint(
     Raises:
         RunError: there is no such file, or it is damaged, or holds anything else.
     """
+    if Path(path).suffix == ".safetensors" and Path(path).is_file():
+        raise RunError(
+            f"{path} is an exported file, which mixer_bijectors.train.load reads; name a "
+            "checkpoint of the run that it was exported from"
+        )
     try:
         loaded = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
