@@ -396,7 +396,7 @@ class TestTracing:
     )
     def test_of_a_solver_is_refused(self, trace):
         layer = mb.ContinuousFlow(3, hidden_features=8).eval()
-        with pytest.raises(RuntimeError, match="cannot be traced or exported, as its solver"):
+        with pytest.raises(RuntimeError, match="cannot be traced or exported, nor run"):
             trace(layer, torch.zeros(2, 3))
 
 

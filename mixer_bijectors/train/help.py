@@ -42,6 +42,7 @@ _OF_ALL = {
     "trainer.precision": "such as bf16-mixed or 64-true",
     "seed_everything": "what the run's random numbers depend on",
 }
+_SHARED = ("guard", "lr_scheduler", "model", "optimizer", "print_config", "trainer")
 _IN_OTHER_WORDS = {
     "ckpt_path": "a checkpoint of fit; a fit goes on from it, or from the newest with last",
     "config": "a path, or the name of a config of the package, such as photos; the last wins",
@@ -85,11 +86,10 @@ class ShortHelp(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
     def format_help(self) -> str:
         known = {action.dest: action for action in self._actions}
-        parts = {dest.partition(".")[0] for dest in known if "." in dest}
         own = [
             action
             for dest, action in known.items()
-            if "." not in dest and dest not in (*parts, *_OF_A_FIT, *_OF_ALL, "print_config")
+            if "." not in dest and dest not in (*_SHARED, *_OF_ALL)
         ]
         general = [
             action for action in own if {"-h", "-c", "--help-all"} & {*action.option_strings}
