@@ -87,7 +87,13 @@ def chain_loss(chain, x, context=None, *, inverse):
 
 
 @DIRECTIONS
-@pytest.mark.parametrize("dtype", BOUNDS, ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(torch.float64, id="float64"),
+        pytest.param(torch.float32, id="float32", marks=pytest.mark.slow),
+    ],
+)
 def test_gradients_of_chains_are_those_of_plain_ones(case, dtype, inverse):
     layers = [case.build(dtype, "cpu", seed=seed) for seed in range(3)]
     if case.latent_event:

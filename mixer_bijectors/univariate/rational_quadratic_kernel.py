@@ -22,7 +22,9 @@ def unit_spline(u: Tensor, params: Tensor, form: Form, inverse: bool) -> tuple[T
         form: what the parameters stand for.
         inverse: the direction.
     """
-    if not torch.is_grad_enabled():  # where recording a function takes longer than some of it
+    # To record a function takes longer than to compute a small one. A trace is recorded twice,
+    # once without gradients, and both must agree.
+    if not (torch.is_grad_enabled() or torch.jit.is_tracing()):
         return _UnitSpline.forward(u, params, form, inverse)
     function = _UnitSpline if torch.compiler.is_compiling() else _ForwardModeUnitSpline
     return function.apply(u, params, form, inverse)
