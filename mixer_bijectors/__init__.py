@@ -18,7 +18,8 @@ from .layers.lu_linear import LULinear
 from .layers.matrix_coupling import MatrixCoupling
 from .layers.mixing import ChannelMixing, PatchMixing, PixelMixing
 from .layers.mixing_layer import MixingLayer
-from .layers.patch_grid import CyclicShift, Patchify, Shift
+from .layers.patch_grid import Patchify
+from .layers.shift import CyclicShift, Shift
 from .layers.transformer_autoregressive import Guidance, TransformerAutoregressive
 from .models import DensityModel, HybridClassifier, ImageFlow, Jet, MixerFlow, TarFlow
 from .models.denoising import denoise

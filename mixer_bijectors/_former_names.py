@@ -48,7 +48,11 @@ _MODULES = {
 }
 
 # Names that have moved out of a module which is still there.
-_NAMES = {("flow", "Chain"): "chain"}
+_NAMES = {
+    ("flow", "Chain"): "chain",
+    ("layers.patch_grid", "CyclicShift"): "layers.shift",
+    ("layers.patch_grid", "Shift"): "layers.shift",
+}
 
 
 class _FormerNames(MetaPathFinder, Loader):

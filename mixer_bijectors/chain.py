@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from .bijection import Bijection
-from .flow import Flow, apply_flows, chain_context, chain_shapes, check_flow
+from .declarations import chain_context, chain_shapes, check_flow
+from .flow import Flow, apply_flows
 from .layers.alternation import warn_unless_alternating
 
 __all__ = ["Chain"]

@@ -17,7 +17,8 @@ from ._derivatives import (
     derivatives,
     position,
 )
-from .flow import call_flow, check_takes_context
+from .declarations import check_takes_context
+from .flow import call_flow
 
 __all__ = ["check_bijection"]
 

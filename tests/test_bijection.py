@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
-from mixer_bijectors.flow import context_features, event_shapes
+from mixer_bijectors.declarations import context_features, event_shapes
 
 IMAGES, LABELS = torch.randn(4, 3, 4, 4), torch.tensor([0, 1, 2, 0])
 

@@ -34,6 +34,7 @@ def test_without_lightning_the_message_names_the_extra():
 ROOMS = (
     ("univariate", "nets", "images"),
     ("solvers", "bijection"),
+    ("declarations",),
     ("flow",),
     ("chain",),
     ("layers",),
@@ -77,6 +78,8 @@ def test_imports_run_one_way():
 COVERED = {
     "test_battery": ["layers/elementwise"],
     "test_transformer_autoregressive": ["layers/patch_prediction", "solvers/patch_windows"],
+    "test_flow": ["declarations"],
+    "test_patch_grid": ["layers/shift"],
     "test_matrix_coupling": ["layers/matrix_halves"],
     "test_mixerflow": ["layers/mixing_layer"],
     "test_jet": ["models/jet_weights"],

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from ..flow import Flow, check_flow, context_features
+from ..declarations import check_flow, context_features
+from ..flow import Flow
 from .torch_transform import FlowTransform
 
 __all__ = ["to_torch_transform"]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from .._checks import check_context, imported_class
-from ..flow import Flow, apply_flow, check_flow
+from ..declarations import check_flow
+from ..flow import Flow, apply_flow
 
 if TYPE_CHECKING:
     from nflows.transforms import Transform

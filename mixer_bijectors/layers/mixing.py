@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..bijection import Bijection
-from ..flow import Flow, apply_flow, check_flow, context_features, event_shapes
+from ..declarations import check_flow, context_features, event_shapes
+from ..flow import Flow, apply_flow
 
 __all__ = ["ChannelMixing", "PatchMixing", "PixelMixing"]
 

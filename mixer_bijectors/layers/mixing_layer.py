@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from .._checks import check_builder
 from ..bijection import Bijection
 from ..chain import Chain
-from ..flow import Flow, apply_flows, chain_context, chain_shapes, check_flow
+from ..declarations import chain_context, chain_shapes, check_flow
+from ..flow import Flow, apply_flows
 from ..nets import PatchConv
 from ..nets._inputs import patch_count
 from ..univariate import Affine, Univariate

@@ -10,16 +10,14 @@ from torch import Tensor
 
 from .._checks import check_input, is_readable
 from .._repr import describe, format_event
-from ..flow import (
-    Flow,
-    apply_flow,
-    apply_flows,
+from ..declarations import (
     chain_shapes,
     check_flow,
     context_features,
     sampling_options,
     shapes_agree,
 )
+from ..flow import Flow, apply_flow, apply_flows
 from ..layers.patch_grid import Patchify
 from .bases import Base, reads_classes
 from .density_model import DensityModel

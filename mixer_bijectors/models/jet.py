@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from .._checks import check_size
 from ..bijection import Bijection
-from ..flow import Flow, apply_flow, context_features
+from ..declarations import context_features
+from ..flow import Flow, apply_flow
 from ..layers.matrix_coupling import MatrixCoupling
 from ..layers.patch_grid import Patchify
 from ..nets import Transformer

@@ -11,7 +11,8 @@ from ..flow import Flow
 from ..layers.lu_linear import LULinear
 from ..layers.mixing import PixelMixing
 from ..layers.mixing_layer import MixingLayer
-from ..layers.patch_grid import CyclicShift, Patchify, Shift
+from ..layers.patch_grid import Patchify
+from ..layers.shift import CyclicShift, Shift
 from ..running import reversible as make_reversible
 from ..univariate import Affine, Univariate
 from .image_flow import ImageFlow

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_input, imported_class, is_concrete, is_traced
-from ..flow import Flow, call_flow, context_features
+from ..declarations import context_features
+from ..flow import Flow, call_flow
 from ..solvers.fixed_point import solve, solve_in_fixed_passes, with_implicit_gradients
 from .equations import (
     check_passes_agree,

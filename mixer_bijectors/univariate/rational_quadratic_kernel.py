@@ -24,7 +24,8 @@ def unit_spline(u: Tensor, params: Tensor, form: Form, inverse: bool) -> tuple[T
     """
     # To record a function takes longer than to compute a small one. A trace is recorded twice,
     # once without gradients, and both must agree.
-    if not (torch.is_grad_enabled() or torch.jit.is_tracing()):
+    is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if not (torch.is_grad_enabled() or is_traced):
         return _UnitSpline.forward(u, params, form, inverse)
     function = _UnitSpline if torch.compiler.is_compiling() else _ForwardModeUnitSpline
     return function.apply(u, params, form, inverse)
