@@ -75,7 +75,7 @@ def reversible(model: _Module, *, keep_every: int | None = None) -> _Module:
 
     Layers that a model runs one after the other run as `ReversibleChain` runs them: those of
     the models of this library and of normflows (of each level of a `MultiscaleFlow`), of
-    `Chain` and of the `Composite`s of normflows and nflows, so that density estimators of
+    `Chain` and of the composites of normflows and nflows, so that density estimators of
     nflows and sbi are made of them too. Values, gradients, names of parameters and the
     state_dict stay. Where layers that follow each other hold such series themselves, these are
     joined with them; a series inside of another layer stays as it is.

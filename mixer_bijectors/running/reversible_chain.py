@@ -149,7 +149,7 @@ class ReversibleChain(Chain):
     device and for empty batches it runs as `Chain` does.
 
     Args:
-        flows: the flows to compose, see `Chain`; `Chain`s among them are taken as their flows.
+        flows: the flows to compose, see `Chain`; chains among them are taken as their flows.
         keep_every: keep the input of every so manieth layer too, against drift; by default the
             first layer's alone.
 
