@@ -80,8 +80,15 @@ UNIVARIATES: dict[str, Univariate] = {
     "softplus": mb.RationalQuadratic(num_bins=4, slopes="softplus"),
     "bspline": mb.MonotoneBSpline(),
 }
-VARIANTS = ("sigmoid", "softplus")
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mb.nets.ResidualMLP, "kan": mb.nets.KAN}
+# Each univariate and each net, with and without context, though not every combination.
+COUPLINGS = [
+    *((univariate, "mlp", 3) for univariate in UNIVARIATES),
+    ("affine", "mlp", 0),
+    ("affine", "kan", 0),
+    ("spline", "mlp", 0),
+    ("spline", "kan", 3),
+]
 MATRIX_NETS: dict[str, Callable[..., nn.Module]] = {
     "conv": partial(mb.nets.PatchConv, hidden_features=8, num_blocks=1),
     "mixer": partial(mb.nets.Mixer, hidden_features=8, num_blocks=1),
@@ -165,6 +172,7 @@ LAYERS: dict[str, Case] = {
         )
         for name, options in MATRIX_COUPLINGS.items()
         for context_features in (0, 3)
+        if not context_features or name in ("conv", "rows", "columns-spline")
     },
     "PixelMixing": Case(lambda: mb.PixelMixing(mb.LULinear(3)), (3, 2, 4)),
     "MixingLayer": Case(lambda: mb.MixingLayer(3, 5, hidden_features=8), (3, 5)),
@@ -199,11 +207,7 @@ LAYERS: dict[str, Case] = {
         f"Coupling-{univariate}-{net}{'-context' if context_features else ''}": _coupling(
             univariate, net, context_features
         )
-        for univariate in UNIVARIATES
-        for net in NETS
-        for context_features in (0, 3)
-        # One coupling for each of those that are variants of others.
-        if univariate not in VARIANTS or (net, context_features) == ("mlp", 3)
+        for univariate, net, context_features in COUPLINGS
     },
     "Autoregressive-reverse": Case(
         lambda: mb.Autoregressive(3, hidden_features=8, reverse=True), (3,)
@@ -214,7 +218,7 @@ LAYERS: dict[str, Case] = {
         )
         for univariate in UNIVARIATES
         for context_features in (0, 3)
-        if univariate not in VARIANTS or context_features
+        if context_features or univariate in ("affine", "spline")
     },
     **{
         f"Elementwise-{name}": Case(
