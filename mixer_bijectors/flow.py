@@ -1,4 +1,4 @@
-"""Any flow, also one of normflows: which shapes and context it declares, and how to run it."""
+"""Runs flows of this library and of normflows, and reads the shapes that they declare."""
 
 import contextlib
 import functools
@@ -34,11 +34,12 @@ __all__ = [
     "shapes_agree",
 ]
 
-# Arguments of models and of `apply_flow`, which would get the value in place of the layer.
+# Arguments of models and of `apply_flow`: an option of sampling with such a name would go to
+# them and never reach the layer.
 _TAKEN = frozenset(
     ("context", "generator", "inverse", "labels", "num_samples", "temperature", "trace")
 )
-# Where flows of normflows on vectors say of what size.
+# Paths of the attributes in which flows of normflows keep the number of their features.
 _SPLINE_NET = "mprqat.autoregressive_net.initial_layer.in_features"
 _VECTOR_FLOWS = {
     nf.flows.MaskedAffineAutoregressive: "features",
@@ -51,7 +52,7 @@ _VECTOR_FLOWS = {
 
 
 def _method(flow: nn.Module, name: str) -> Any:
-    # One that is replaced on the instance, as tools for profiling and offloading do, counts.
+    # A method that a tool for profiling or offloading has set on the instance comes first.
     method = flow.__dict__.get(name) or getattr(type(flow), name)
     return getattr(method, "__func__", method)
 
@@ -74,7 +75,8 @@ def context_features(flow: nn.Module) -> int | None:
 
     A `Bijection`, or any flow with an attribute `context_features`, declares it. For the layers
     of normflows it is read off their nets. Another flow whose signature takes a context gets
-    one, but does not count as conditional until it declares `context_features`: it may drop it.
+    one, but does not count as conditional until it declares `context_features`, since it may
+    ignore the context.
     """
     flow = uncompiled(flow)
     if isinstance(flow, Bijection) or hasattr(flow, "context_features"):
@@ -101,7 +103,7 @@ def _reads_context(flow: nn.Module, method: str) -> bool:
     """Whether to hand a context to a method of a flow."""
     if not _takes_context(flow, method):
         return False
-    # Its nets that were built without a context fail when they get one.
+    # Nets of normflows that were built without a context fail when they get one.
     return not _is_of_normflows(flow) or context_features(flow) != 0
 
 
@@ -114,7 +116,7 @@ def event_shapes(flow: nn.Module) -> tuple[Shape | None, Shape | None]:
         return event_shapes(declared.flow)[::-1]
     if type(declared) is nf.flows.Composite:
         return chain_shapes("Composite", flows_of_composite(declared))
-    with contextlib.suppress(AttributeError):  # of nets that a user has put there
+    with contextlib.suppress(AttributeError):  # a net of the user's may lack the attribute
         if type(declared) in _VECTOR_FLOWS:
             size = operator.attrgetter(_VECTOR_FLOWS[type(declared)])(declared)
             return (size,), (size,)
@@ -128,7 +130,7 @@ def sampling_options(flows: Iterable[nn.Module]) -> tuple[str, ...]:
 
 
 def check_flow(name: str, flow: object) -> None:
-    """Refuse what is not a flow, above all what runs in the other direction."""
+    """Raise a TypeError for anything but a flow, such as a transform of nflows or a model."""
     flow = uncompiled(flow)
     if isinstance(flow, imported_class("nflows.transforms.base", "Transform")):
         raise TypeError(
@@ -153,7 +155,7 @@ def check_flow(name: str, flow: object) -> None:
 
 
 def check_sampling_options(name: str, flow: nn.Module) -> None:
-    """Refuse options that are written as text, or that have names of the model's arguments."""
+    """Refuse `sampling_options` that are one string, or named like arguments of models."""
     options = getattr(flow, "sampling_options", ())
     wrong = options if isinstance(options, str) else ", ".join(_TAKEN.intersection(options))
     if wrong:
@@ -164,7 +166,7 @@ def check_sampling_options(name: str, flow: nn.Module) -> None:
 
 
 def check_takes_context(name: str, flow: nn.Module) -> None:
-    """Refuse a flow that declares a context for which a method of it has no argument."""
+    """Refuse a flow that declares a context, but has a method without that argument."""
     flow = uncompiled(flow)
     if not context_features(flow):
         return
@@ -234,8 +236,9 @@ def apply_flows(
 ) -> tuple[Tensor, Tensor]:
     """Run flows one after the other, `flows[0]` first, or last when `inverse`.
 
-    A list that `reversible` has made has a `whole`, which runs them in its own way; options of
-    sampling are for the flows themselves.
+    A list that `reversible` has made has an attribute `whole`, which runs all of them without
+    keeping activations. It takes no options of sampling, so with options the flows run one by
+    one.
     """
     whole = getattr(flows, "whole", None)
     if whole is not None and not options:
@@ -248,13 +251,13 @@ def apply_flows(
 
 
 def no_autocast(x: Tensor) -> torch.autocast:
-    """Keep a bijection's own arithmetic in the precision of `x`: bfloat16 does not invert."""
+    """Turn autocast off, since a bijection that is computed in bfloat16 does not invert."""
     device = "cpu" if x.device.type == "meta" else x.device.type
     return torch.autocast(device, enabled=False)
 
 
 def chain_context(name: str, flows: Sequence[Flow]) -> int | None:
-    """Size of the context that the flows read; None if one of them does not tell."""
+    """Size of the context that the flows read; None if one of them does not declare it."""
     sizes = [context_features(flow) for flow in flows]
     known = sorted({size for size in sizes if size})
     if len(known) > 1:
@@ -269,7 +272,8 @@ def chain_shapes(name: str, flows: Sequence[Flow]) -> tuple[Shape | None, Shape 
     """Shapes of the latents and of the data, as far as the flows declare them."""
     state: Shape | None = None
     event: Shape | None = None
-    # Whether the data have the shape of the state, since all flows so far keep it.
+    # True while all flows seen so far have equal shapes of latents and data; then the data of
+    # the chain have the shape of the state.
     keeps = True
     for position in range(len(flows) - 1, -1, -1):
         latent_shape, event_shape = event_shapes(flows[position])
@@ -295,7 +299,7 @@ def chain_shapes(name: str, flows: Sequence[Flow]) -> tuple[Shape | None, Shape 
 
 
 def shapes_agree(a: Any, b: Any) -> bool:
-    """Whether two shapes can be the same, where None stands for any size."""
+    """Whether two shapes can be equal, where None matches any size."""
     return len(a) == len(b) and all(None in (m, n) or m == n for m, n in zip(a, b))
 
 

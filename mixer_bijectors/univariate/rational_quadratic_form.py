@@ -61,7 +61,7 @@ class Form:
 
     @property
     def factors(self) -> tuple[float, float]:
-        """What a unit of a logit's softmax moves a width and a height by, times the scale."""
+        """Factors of the softmax in widths and in heights, times the scale of the logits."""
         return (
             self.scale * (1 - self.num_bins * self.min_width),
             self.scale * (1 - self.num_bins * self.min_height),

@@ -189,7 +189,7 @@ def checkpoint_in(run: str | os.PathLike[str]) -> Path:
 def load_checkpoint(
     path: str | os.PathLike[str], map_location: Any = "cpu", *, mmap: bool | None = None
 ) -> dict[str, Any]:
-    """What a checkpoint holds, of which nothing but tensors and plain values is read.
+    """Read a checkpoint of tensors and plain values, without running any code in it.
 
     Args:
         path: the file.
