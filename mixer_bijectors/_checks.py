@@ -84,7 +84,7 @@ def check_tensor(name: str, x: Tensor) -> None:
 def check_event(name: str, x: Tensor, event: tuple[int | None, ...] | None) -> None:
     """Refuse `x` unless it is a floating point tensor of shape (batch, *event).
 
-    None allows an axis of any size, or for an event of any shape.
+    None allows an axis of any size, or an event of any shape.
     """
     check_tensor(name, x)
     if event is None:

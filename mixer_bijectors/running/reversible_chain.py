@@ -35,7 +35,7 @@ class Reversal:
         self.keep_every = keep_every
         self.treatments: dict[tuple[Any, ...], Treatment] = {}
         self.last_pass: Pass | None = None
-        self._warned = False
+        self._told = False
 
     @property
     def drift(self) -> Tensor | None:
@@ -116,9 +116,9 @@ class Reversal:
     def _warn_of_kept(self, number: int) -> None:
         """Warn once of layers whose inputs or activations are kept."""
         kept = self.kept
-        if self._warned or not kept:
+        if self._told or not kept:
             return
-        self._warned = True
+        self._told = True
         reasons = sorted(set(kept.values()))
         warnings.warn(
             f"{self.name}: memory grows with {len(kept)} of {number} layers, whose inputs are "

@@ -231,7 +231,7 @@ def _parser_options() -> dict[str, Any]:
 
 
 def main(trainer_class: type[FlowTrainer] = FlowTrainer) -> None:
-    """Run the command line; what a user can mend is told in one sentence.
+    """Run the command line; an error that a user can correct is printed in one sentence.
 
     Args:
         trainer_class: a subclass of `FlowTrainer`, whose public methods are tasks as well.

@@ -1,4 +1,4 @@
-"""The form of a rational-quadratic spline: which shares and slopes its parameters stand for."""
+"""The form of a rational-quadratic spline, which turns parameters into shares and slopes."""
 
 import math
 from dataclasses import dataclass
