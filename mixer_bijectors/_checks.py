@@ -84,7 +84,7 @@ def check_tensor(name: str, x: Tensor) -> None:
 def check_event(name: str, x: Tensor, event: tuple[int | None, ...] | None) -> None:
     """Refuse `x` unless it is a floating point tensor of shape (batch, *event).
 
-    None stands for an axis of any size, or for an event of any shape.
+    None allows an axis of any size, or an event of any shape.
     """
     check_tensor(name, x)
     if event is None:
@@ -122,7 +122,7 @@ def check_precision(name: str, x: Tensor, like: Tensor) -> None:
 def check_input(layer: str, x: Tensor, *event: int | str, like: Tensor | None = None) -> None:
     """Refuse `x` unless it is floating point and of shape (batch, event...).
 
-    An event size that is a string stands for any size and names it in the message. `like` is
+    An event size that is a string allows any size and names it in the message. `like` is
     a parameter of the layer, which must not be of lower precision than `x`.
     """
     check_tensor(layer, x)

@@ -1,6 +1,6 @@
 """Every use of names that torch, normflows and nflows do not promise to keep.
 
-An upgrade of theirs may take these names away; `tests/test_dependencies.py` then fails.
+An upgrade of them may remove these names; `tests/test_dependencies.py` then fails.
 """
 
 import copy
@@ -53,7 +53,7 @@ def uncompiled(module: Any) -> Any:
 
 
 def is_function_transformed(x: Tensor) -> bool:
-    """Whether a tensor stands for many in a transformation of torch.func, such as vmap."""
+    """Whether a tensor is wrapped by a transformation of torch.func, such as vmap."""
     functorch = torch._C._functorch
     return functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)
 

@@ -34,7 +34,7 @@ class _Part:
 def describe(module: nn.Module) -> str:
     """The class, the sizes, the options and the number of parameters of a module and its parts.
 
-    Each part is a line. Layers in a row that are equal in all of this stand on one line, and so
+    Each part is a line. Layers in a row that are equal in all of this share one line, and so
     do rows of layers that repeat. Parts of a layer are shown once: the next layer that differs
     from it in sizes alone refers to it. A net is one line, with the width of its first layer.
     """
@@ -119,7 +119,7 @@ def _shape(module: nn.Module) -> str:
 
 
 def format_event(shape: Sequence[int | None]) -> str:
-    """The shape of an event, where None stands for an axis of any size."""
+    """The shape of an event, where None is an axis of any size."""
     sizes = ("any" if size is None else str(size) for size in shape)
     return f"({', '.join(sizes)}{',' if len(shape) == 1 else ''})"
 

@@ -28,7 +28,7 @@ Shape = tuple[int | None, ...]
 
 
 class Bijection(Flow):
-    r"""A `normflows.flows.Flow` that declares the events and the context that it takes.
+    r"""A `normflows.flows.Flow` that declares its shapes and the size of its context.
 
     A subclass passes its declarations to this constructor and writes one method, `transform`.
     `forward` (latent to data) and `inverse` (data to latent) check the input and the context
@@ -39,14 +39,14 @@ class Bijection(Flow):
     one, and a class-conditional model refuses to be built if no layer declares any. A class
     that sets `holds_flows` is made of other flows, and passes a context on to them.
 
-    What sampling may be told, such as a method of solving, a layer names in `sampling_options`.
-    `forward` takes these keywords and hands them to `transform`; models and layers that hold
-    flows pass them on to each flow that declares them.
+    A layer that can be sampled in several ways, such as by different solvers, names keywords
+    for this in `sampling_options`. `forward` takes these keywords and hands them to
+    `transform`; models and layers that hold flows pass them on to each flow that declares them.
 
     Args:
         event_shape: shape of one event of data, without the batch; None for an axis of any
-            size, or in place of the shape for events that are not known.
-        latent_shape: shape of one latent, where it is another.
+            size, or None in place of the shape if it is not known.
+        latent_shape: shape of one latent, if it differs from `event_shape`.
         context_features: size of the context that `transform` reads; 0 for none, although
             models of normflows pass a context to all of their layers; None for a layer that
             passes on any context.
@@ -82,7 +82,8 @@ class Bijection(Flow):
           (2): LULinear((3,), 9 parameters)
     """
 
-    # The flows inside compare precisions and drop contexts themselves.
+    # If True, `check` leaves it to the flows inside to compare the precision of the input with
+    # that of their parameters, and to drop a context that they do not read.
     holds_flows: ClassVar[bool] = False
 
     def __init__(
@@ -110,13 +111,13 @@ class Bijection(Flow):
     def transform(
         self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Map latents to data, or data to latents if `inverse`, and log_det of that map.
+        """Map latents to data, or data to latents if `inverse`, with the log_det of that map.
 
         Args:
             x: the input, of the declared shape.
             context: of shape (batch, context_features) in the dtype of the parameters; None
                 for a layer that declares none.
-            inverse: the direction.
+            inverse: False from latent to data, True from data to latent.
 
         Returns:
             The result, and log_det of shape (batch,), or () if it is equal for all samples.
@@ -126,7 +127,7 @@ class Bijection(Flow):
     def forward(
         self, z: Tensor, context: Tensor | None = None, **options: Any
     ) -> tuple[Tensor, Tensor]:
-        """Data of latents, and log_det of that map; `options` are its `sampling_options`."""
+        """Map latents to data, with the log_det of that map; takes the `sampling_options`."""
         if unknown := [name for name in options if name not in self.sampling_options]:
             known = ", ".join(self.sampling_options) or "none"
             raise TypeError(
@@ -136,9 +137,9 @@ class Bijection(Flow):
         return self._run(z, context, inverse=False, **options)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Latents of data, and log_det of that map."""
+        """Map data to latents, with the log_det of that map."""
         for hook in self._forward_pre_hooks.values():
-            # Torch runs them when a module is called, which is `forward` alone.
+            # Torch runs these hooks only when the module is called, which means `forward`.
             if isinstance(hook, _RECOMPUTE_PARAMETERS):
                 hook(self, (x,))
         return self._run(x, context, inverse=True)
@@ -173,7 +174,7 @@ class Bijection(Flow):
 
 
 def check_declared(name: str, shape: Sequence[int | None] | None) -> Shape | None:
-    """Raise unless the axes of an event are None or whole numbers from 1."""
+    """A declared shape as a tuple of ints; raises unless its sizes are None or whole from 1."""
     if shape is None:
         return None
     for axis, size in zip(event_axes(len(shape)), shape):
@@ -196,8 +197,8 @@ def complete_log_det(name: str, x: Tensor, log_det: Tensor | float) -> Tensor:
         return x.new_full((batch,), log_det)
     if log_det.dim() == 1 and log_det.shape[0] == batch:
         if is_traced():
-            # One that is a constant of the trace raises in a batch of another size, where it
-            # might be broadcast.
+            # If the trace holds log_det as a constant, `expand` raises for a batch of another
+            # size, where later sums might broadcast it without notice.
             return log_det.to(x).expand(batch)
         return log_det.to(x)
     if log_det.numel() != 1 or log_det.dim() > 1:

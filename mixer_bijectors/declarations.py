@@ -28,11 +28,12 @@ __all__ = [
     "shapes_agree",
 ]
 
-# Arguments of models and of `apply_flow`, which would get the value in place of the layer.
+# Arguments of models and of `apply_flow`: an option of sampling with such a name would go to
+# them and never reach the layer.
 _TAKEN = frozenset(
     ("context", "generator", "inverse", "labels", "num_samples", "temperature", "trace")
 )
-# Where flows of normflows on vectors say of what size.
+# Paths of the attributes in which flows of normflows keep the number of their features.
 _SPLINE_NET = "mprqat.autoregressive_net.initial_layer.in_features"
 _VECTOR_FLOWS = {
     nf.flows.MaskedAffineAutoregressive: "features",
@@ -45,7 +46,7 @@ _VECTOR_FLOWS = {
 
 
 def _method(flow: nn.Module, name: str) -> Any:
-    # One that is replaced on the instance, as tools for profiling and offloading do, counts.
+    # A method that a tool for profiling or offloading has set on the instance comes first.
     method = flow.__dict__.get(name) or getattr(type(flow), name)
     return getattr(method, "__func__", method)
 
@@ -68,7 +69,8 @@ def context_features(flow: nn.Module) -> int | None:
 
     A `Bijection`, or any flow with an attribute `context_features`, declares it. For the layers
     of normflows it is read off their nets. Another flow whose signature takes a context gets
-    one, but does not count as conditional until it declares `context_features`: it may drop it.
+    one, but does not count as conditional until it declares `context_features`, since it may
+    ignore the context.
     """
     flow = uncompiled(flow)
     if isinstance(flow, Bijection) or hasattr(flow, "context_features"):
@@ -95,7 +97,7 @@ def reads_context(flow: nn.Module, method: str) -> bool:
     """Whether to hand a context to a method of a flow."""
     if not _takes_context(flow, method):
         return False
-    # Its nets that were built without a context fail when they get one.
+    # Nets of normflows that were built without a context fail when they get one.
     return not _is_of_normflows(flow) or context_features(flow) != 0
 
 
@@ -108,7 +110,7 @@ def event_shapes(flow: nn.Module) -> tuple[Shape | None, Shape | None]:
         return event_shapes(declared.flow)[::-1]
     if type(declared) is nf.flows.Composite:
         return chain_shapes("Composite", flows_of_composite(declared))
-    with contextlib.suppress(AttributeError):  # of nets that a user has put there
+    with contextlib.suppress(AttributeError):  # a net of the user's may lack the attribute
         if type(declared) in _VECTOR_FLOWS:
             size = operator.attrgetter(_VECTOR_FLOWS[type(declared)])(declared)
             return (size,), (size,)
@@ -122,7 +124,7 @@ def sampling_options(flows: Iterable[nn.Module]) -> tuple[str, ...]:
 
 
 def check_flow(name: str, flow: object) -> None:
-    """Refuse what is not a flow, above all what runs in the other direction."""
+    """Raise a TypeError for anything but a flow, such as a transform of nflows or a model."""
     flow = uncompiled(flow)
     if isinstance(flow, imported_class("nflows.transforms.base", "Transform")):
         raise TypeError(
@@ -147,7 +149,7 @@ def check_flow(name: str, flow: object) -> None:
 
 
 def check_sampling_options(name: str, flow: nn.Module) -> None:
-    """Refuse options that are written as text, or that have names of the model's arguments."""
+    """Refuse `sampling_options` that are one string, or named like arguments of models."""
     options = getattr(flow, "sampling_options", ())
     wrong = options if isinstance(options, str) else ", ".join(_TAKEN.intersection(options))
     if wrong:
@@ -158,7 +160,7 @@ def check_sampling_options(name: str, flow: nn.Module) -> None:
 
 
 def check_takes_context(name: str, flow: nn.Module) -> None:
-    """Refuse a flow that declares a context for which a method of it has no argument."""
+    """Refuse a flow that declares a context, but has a method without that argument."""
     flow = uncompiled(flow)
     if not context_features(flow):
         return
@@ -172,7 +174,7 @@ def check_takes_context(name: str, flow: nn.Module) -> None:
 
 
 def chain_context(name: str, flows: Sequence[Flow]) -> int | None:
-    """Size of the context that the flows read; None if one of them does not tell."""
+    """Size of the context that the flows read; None if one of them does not declare it."""
     sizes = [context_features(flow) for flow in flows]
     known = sorted({size for size in sizes if size})
     if len(known) > 1:
@@ -187,7 +189,8 @@ def chain_shapes(name: str, flows: Sequence[Flow]) -> tuple[Shape | None, Shape 
     """Shapes of the latents and of the data, as far as the flows declare them."""
     state: Shape | None = None
     event: Shape | None = None
-    # Whether the data have the shape of the state, since all flows so far keep it.
+    # True while all flows seen so far have equal shapes of latents and data; then the data of
+    # the chain have the shape of the state.
     keeps = True
     for position in range(len(flows) - 1, -1, -1):
         latent_shape, event_shape = event_shapes(flows[position])
@@ -213,7 +216,7 @@ def chain_shapes(name: str, flows: Sequence[Flow]) -> tuple[Shape | None, Shape 
 
 
 def shapes_agree(a: Any, b: Any) -> bool:
-    """Whether two shapes can be the same, where None stands for any size."""
+    """Whether two shapes can be equal, where None matches any size."""
     return len(a) == len(b) and all(None in (m, n) or m == n for m, n in zip(a, b))
 
 

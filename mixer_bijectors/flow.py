@@ -78,8 +78,9 @@ def apply_flows(
 ) -> tuple[Tensor, Tensor]:
     """Run flows one after the other, `flows[0]` first, or last when `inverse`.
 
-    A list that `reversible` has made has a `whole`, which runs them in its own way; options of
-    sampling are for the flows themselves.
+    A list that `reversible` has made has an attribute `whole`, which runs all of them without
+    keeping activations. It takes no options of sampling, so with options the flows run one by
+    one.
     """
     whole = getattr(flows, "whole", None)
     if whole is not None and not options:
@@ -92,6 +93,6 @@ def apply_flows(
 
 
 def no_autocast(x: Tensor) -> torch.autocast:
-    """Keep a bijection's own arithmetic in the precision of `x`: bfloat16 does not invert."""
+    """Turn autocast off, since a bijection that is computed in bfloat16 does not invert."""
     device = "cpu" if x.device.type == "meta" else x.device.type
     return torch.autocast(device, enabled=False)

@@ -105,7 +105,7 @@ class TransformAsFlow(Flow):
 
 
 def _find_context_features(transform: "Transform") -> int | None:
-    """Size of the context that a transform reads; None if it holds parts that do not tell."""
+    """Size of the context that a transform reads; None if a part does not declare it."""
     sizes = {0}
     for module in transform.modules():
         layer = getattr(module, "context_layer", None)

@@ -29,10 +29,10 @@ def as_density_model(flow: Any) -> Any:
 
 
 class BareFlow(DensityModel):
-    """Runs a `normflows.NormalizingFlow`, or what has its methods.
+    """Trains and samples a `normflows.NormalizingFlow`, or a model with its methods.
 
-    One with an attribute `num_classes` other than 0 gets labels after the images, and one with
-    an attribute `image_shape` can be given other images to tell from its own.
+    A model with an attribute `num_classes` other than 0 gets labels after the images. A model
+    with an attribute `image_shape` can also score images of other datasets.
 
     Args:
         flow: the model.

@@ -122,7 +122,7 @@ class Jet(ImageFlow):
         Args:
             state_dict: tensors by name, which a checkpoint of that code has as its entry
                 'model', or the path of a file of them, of which only tensors are read.
-            image_shape: (channels, height, width), which the weights do not tell.
+            image_shape: (channels, height, width), which the weights do not determine.
             patch_size: side of the patches.
             head_dim: width of an attention head, `block_width` over `num_heads`.
 

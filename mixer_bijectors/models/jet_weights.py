@@ -30,7 +30,7 @@ _PARTS = {
 
 
 def read_sizes(weights: Any) -> dict[str, int]:
-    """The arguments of `Jet` that the weights tell, of which all have to be there."""
+    """The arguments of `Jet` that the weights determine, all of which must be there."""
     if not isinstance(weights, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
     ):

@@ -162,7 +162,7 @@ class TarFlow(ImageFlow):
                 read.
             image_shape: (channels, height, width).
             patch_size: side of the square patches in pixels, or (height, width).
-            head_dim: width of an attention head, which the weights do not tell; 64 in all
+            head_dim: width of an attention head, which the weights do not determine; 64 in all
                 models of the authors.
 
         Raises:

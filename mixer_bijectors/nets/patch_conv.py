@@ -37,7 +37,7 @@ class PatchConv(nn.Module):
 
     Raises:
         TypeError: `net` is a module instead of what builds one.
-        ValueError: a number of patches that tells no grid, an even `neighbourhood`, a width
+        ValueError: a number of patches that is no square, an even `neighbourhood`, a width
             below 1; an input or a context of another shape; a context that is missing.
 
     Example:

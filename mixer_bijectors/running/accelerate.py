@@ -1,4 +1,4 @@
-"""Models of normflows and nflows, faster in place."""
+"""Makes splines and linear layers of normflows and nflows faster, in place."""
 
 import warnings
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""Nets of couplings, which both directions call with the same values, so that once will do."""
+"""Reuses the result of a coupling's net, which both directions compute from the same values."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,8 @@ from .known_layers import replaces_methods, runs_methods_of
 
 __all__ = ["Conditioners"]
 
-# Layers that call these parts once in each direction, with what they do not transform.
+# Couplings, as module, class and the names of their nets. Each direction calls each net once,
+# with the half that is not transformed.
 _COUPLINGS = (
     ("mixer_bijectors.layers.coupling", "Coupling", ("net",)),
     ("mixer_bijectors.layers.matrix_coupling", "MatrixCoupling", ("net",)),
@@ -26,11 +27,11 @@ _COUPLINGS = (
 
 
 class Conditioners:
-    """The nets of all couplings in some layers, computed the first time and reused the second.
+    """The nets of all couplings in some layers: one call is recorded, and the next reuses it.
 
-    Undoing a coupling computes its net, and so does running it again; both on the half that
-    the coupling leaves as it is. So the net runs once, with a graph, and the second call
-    returns its result, connected to the graph of that call.
+    Backward reconstructs the input of a coupling, and then runs the coupling again. Both call
+    the net with the half that the coupling leaves unchanged. So the net runs once, with a
+    graph, and the second call returns the recorded result, connected to the graph of that call.
     """
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
@@ -39,13 +40,13 @@ class Conditioners:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """A context in which calls of the nets are recorded."""
+        """A context manager in which calls of the nets are recorded."""
         with self._replaced(_record):
             yield
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """A context in which calls return what was recorded, in the same order."""
+        """A context manager in which calls of the nets return recorded results, in order."""
         with self._replaced(_replay):
             yield
 
@@ -61,7 +62,7 @@ class Conditioners:
 
 
 class _Record:
-    """A call of a net: detached arguments, the parameters, and the result with its graph."""
+    """A call of a net: detached arguments, parameters, and the result with its graph."""
 
     def __init__(self, net: nn.Module, arguments: Iterable[Any]) -> None:
         self.arguments = [
@@ -73,7 +74,7 @@ class _Record:
 
 
 class _Reuse(torch.autograd.Function):
-    """A recorded result as the result of a call with other arguments of the same values."""
+    """Returns a recorded result, and passes its gradients to arguments of equal values."""
 
     @staticmethod
     def forward(ctx: Any, record: _Record, *inputs: Any) -> Tensor:
@@ -110,14 +111,14 @@ def _nets(layer: nn.Module) -> Iterator[nn.Module]:
     for module in layer.modules():
         for name in _net_names(module):
             net = getattr(module, name)
-            # Hooks on the net itself would run outside of its graph.
+            # Nets with hooks are left out: these would run outside of the recorded graph.
             plain = isinstance(net, nn.Module) and not has_hooks(net)
             if plain and not replaces_methods(net) and not is_compiled(net):
                 yield net
 
 
 def _net_names(module: nn.Module) -> tuple[str, ...]:
-    """The nets of a coupling that is run by the methods of its library, by their names."""
+    """Names of the nets of a known coupling; none if a subclass replaces its methods."""
     for source, name, nets in _COUPLINGS:
         coupling = imported_class(source, name)
         if isinstance(module, coupling) and runs_methods_of(module, coupling):

@@ -1,4 +1,4 @@
-"""The triangular equations that autoregressive layers of all three libraries solve."""
+"""The triangular equations of autoregressive layers, here, in normflows and in nflows."""
 
 import copy
 from functools import partial
@@ -32,11 +32,12 @@ __all__ = [
     "with_masked_weights",
 ]
 
-# The methods of `Autoregressive` that its equation is made of.
+# The methods of `Autoregressive` that define its equation; a subclass that overrides one of
+# them solves another equation.
 _METHODS = {
     name: getattr(Autoregressive, name) for name in ("forward", "transform", "jacobi_step")
 }
-# These call the loop of the layer that they hold under this name.
+# Methods that run the sequential loop of an inner layer, and the attribute that holds it.
 _REVERSED = (
     (AutoregressiveRationalQuadraticSpline.forward, "mprqat"),
     (CircularAutoregressiveRationalQuadraticSpline.forward, "mprqat"),
@@ -56,8 +57,8 @@ _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 def find_sequential(module: nn.Module) -> tuple[str, Any] | None:
     """The name of the sequential direction of a layer, and the layer whose equation it solves.
 
-    None where the direction is not one of the known loops, and where a hook runs with it, as
-    hooks do when a module is called.
+    None if the direction is not one of the known loops. Also None if the module has hooks:
+    they run with `forward`, and a solver would leave them out.
     """
     if loops_over_features(module):
         return "inverse", module
@@ -94,13 +95,14 @@ def order_of(layer: Any, features: int, device: torch.device) -> Tensor | None:
     known = full_name(type(net)) in MADES and full_name(type(net.final_layer)) in MASKED_LINEARS
     if not known:
         return None
-    # Each feature has as many outputs in a row, all of its degree. The sort is stable, since an
-    # average of models has truncated degrees, and those that are equal stay in their order.
+    # All features have the same number of outputs, next to each other and of equal degree, so
+    # the first of each is enough. The sort is stable: in an average of models the degrees were
+    # rounded down, and features whose degrees became equal must stay in their order.
     return net.final_layer.degrees.view(features, -1)[:, 0].argsort(stable=True)
 
 
 def check_passes_agree(layer: nn.Module) -> None:
-    """Raise if a part of a layer makes each pass another function of its input."""
+    """Raise if a layer does not compute the same function in every pass, as with dropout."""
     for module in layer.modules():
         dropout = isinstance(module, _DROPOUT) and module.p > 0
         batch_norm = isinstance(module, _BATCH_NORM)
@@ -117,10 +119,10 @@ def check_passes_agree(layer: nn.Module) -> None:
 
 
 def with_masked_weights(module: Any) -> Any:
-    """A copy whose masked linear layers have multiplied their weights by their masks.
+    """A copy of a net in which the weights of masked linear layers are multiplied by the masks.
 
-    They do so in every pass otherwise, which takes as long as the matrix product of a small
-    batch. All else is shared with the original, which stays as it is.
+    Without this, the layers multiply again in every pass, which takes as long as the matrix
+    product of a small batch. The copy shares all else with the original, which is not changed.
     """
     if _multiplies_by_mask(module):
         copied = copy.copy(module)
@@ -137,7 +139,7 @@ def with_masked_weights(module: Any) -> Any:
 
 
 def _multiplies_by_mask(module: nn.Module) -> bool:
-    """Whether a layer is a masked one whose weight does not change when it is called."""
+    """Whether a layer is a known masked linear layer, without hooks or replaced methods."""
     return (
         full_name(type(module)) in MASKED_LINEARS
         and is_unchanged(type(module), "forward")
@@ -147,5 +149,5 @@ def _multiplies_by_mask(module: nn.Module) -> bool:
 
 
 def method_of(module: nn.Module, name: str) -> Any:
-    # Without vars(), which torch.compile did not know before version 2.6.
+    # Not by vars(), which torch.compile supports only from version 2.6.
     return module.__dict__.get(name, getattr(type(module), name, None))

@@ -1,4 +1,4 @@
-"""Gives a layer another class in place of its own, and gives it back."""
+"""Changes the class of a layer to one with faster methods, and changes it back."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -11,16 +11,17 @@ __all__ = ["Faster", "exchange", "give_back"]
 
 
 class Faster:
-    """Methods that compute what those of a layer compute, in less time.
+    """Base class of methods that replace those of a layer, with equal results in less time.
 
-    A layer gets a class derived from these and from its own, so that it keeps its parameters,
-    its place in the model and its `isinstance`, while replicas, copies and pickles run the
-    faster methods as well. Attributes set on the instance would hold on to the layer that they
-    were made for.
+    The class of the layer becomes one that is derived from this class and from the layer's
+    class. So the layer keeps its parameters and its place in the model, `isinstance` gives the
+    same answers, and replicas, copies and pickles run the faster methods as well. Methods set
+    on the instance would stay bound to the original layer in all of its copies.
 
     Attributes:
-        known: the functions that each method must be for a layer to be exchanged.
-        state: attributes of an instance that its own class does not know.
+        known: for each method, the functions of normflows and nflows that can be replaced; a
+            layer with any other method keeps its class.
+        state: attributes that the faster methods add to an instance, which `give_back` removes.
     """
 
     known: ClassVar[Mapping[str, tuple[Callable[..., Any], ...]]]
@@ -28,17 +29,17 @@ class Faster:
 
     @classmethod
     def accepts(cls, layer: Any) -> bool:
-        """Whether the settings of a layer with the known methods are supported, and pay."""
+        """Whether the settings of a layer are supported, and the faster methods save time."""
         return True
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        # The class is not one that pickle could look up by its name.
+        # Pickle cannot find the derived class by its name, so it stores the pair of bases.
         reduced: Any = super().__reduce_ex__(max(2, protocol))
         return _new, type(self).__bases__, *reduced[2:]
 
 
 def exchange(layer: nn.Module, faster: type[Faster]) -> bool:
-    """Give `layer` the methods of `faster` if they fit; returns whether it has them."""
+    """Give `layer` the methods of `faster` if they fit it; returns whether it has them now."""
     if isinstance(layer, faster):
         return True
     if isinstance(layer, Faster) or not _is_known(layer, faster) or not faster.accepts(layer):
@@ -71,7 +72,7 @@ def _derived(faster: type[Faster], own: type[nn.Module]) -> Any:
     return _DERIVED[faster, own]
 
 
-# One class for each pair, so that layers of a kind stay of one class.
+# One derived class for each pair, so that layers of one class stay of one class.
 _DERIVED: dict[tuple[type, type], type] = {}
 
 

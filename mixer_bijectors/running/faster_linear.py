@@ -59,7 +59,7 @@ class TriangularLinear(Faster):
 
 
 def _places(features: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where entries of both matrices are among lower, upper, diagonal, 0, 1; and 0, 1."""
+    """Indices of both matrices into (lower, upper, diagonal, 0, 1), and the constants 0, 1."""
     i = torch.arange(features, device=device).unsqueeze(1)
     j = i.mT
     below = features * (features - 1) // 2

@@ -1,4 +1,4 @@
-"""The rational-quadratic splines of normflows and nflows by the kernel of this library."""
+"""Runs rational-quadratic splines of normflows and nflows by the kernel of this library."""
 
 from typing import Any
 
@@ -19,17 +19,18 @@ from .exchange import Faster
 
 __all__ = ["LAYERS"]
 
+# The `ends` of a `Form` for each kind of tails.
 _ENDS = {None: "free", "linear": "identity", "circular": "equal"}
 _NFLOWS = nflows_autoregressive.MaskedPiecewiseRationalQuadraticAutoregressiveTransform
 _NORMFLOWS = normflows_autoregressive.MaskedPiecewiseRationalQuadraticAutoregressive
 
 
 class _Spline(Faster):
-    """What couplings, autoregressive layers and tables of splines share."""
+    """Base class of the faster spline layers, which checks the settings of a layer."""
 
     @classmethod
     def accepts(cls, layer: Any) -> bool:
-        """Whether the layer says itself how its splines look, and that they can be."""
+        """Whether the tails are known, and the least widths and slopes leave room for bins."""
         tails = layer.tails if isinstance(layer.tails, list | tuple) else [layer.tails]
         of_nflows = isinstance(layer, nflows_transforms.Transform)
         num_bins = _num_bins(layer)
@@ -42,7 +43,7 @@ class _Spline(Faster):
 
 
 class SplineCoupling(_Spline):
-    """The coupling's elementwise map."""
+    """The elementwise splines of a coupling."""
 
     known = {
         name: (
@@ -61,7 +62,7 @@ class SplineCoupling(_Spline):
 
 
 class SplineAutoregressive(_Spline):
-    """The elementwise map of an autoregressive layer."""
+    """The elementwise splines of an autoregressive layer."""
 
     known = {
         name: (getattr(_NFLOWS, name), getattr(_NORMFLOWS, name))
@@ -78,7 +79,7 @@ class SplineAutoregressive(_Spline):
 
 
 class SplineCDF(_Spline):
-    """Splines whose parameters are the layer's own."""
+    """Elementwise splines whose parameters are weights of the layer, not computed by a net."""
 
     known = {
         name: (
@@ -127,10 +128,11 @@ def _evaluate(
         return _on_unit_interval(layer, x, params, form, inverse)
     bound = layer.tail_bound
     inside = x.abs() <= bound
-    # Inputs outside are replaced by 0, whose gradients are finite, and are discarded.
+    # Inputs outside of the bound are replaced by 0, where gradients are finite; the results for
+    # them are not used.
     u = torch.where(inside, x.to(dtype) / (2 * bound), 0.0).to(dtype)
     v, log_slopes = unit_spline(u, params, form, inverse)
-    # With tails for each feature, normflows has zeros outside, without linear tails.
+    # With a kind of tails for each feature, normflows returns 0 outside of the bound, not x.
     y = torch.where(inside, (v * (2 * bound)).to(x.dtype), 0.0 if per_feature else x)
     return y, torch.where(inside, log_slopes, 0.0).to(x.dtype)
 
@@ -138,7 +140,7 @@ def _evaluate(
 def _on_unit_interval(
     layer: Any, x: Tensor, params: Tensor, form: Form, inverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """Splines without tails, which are not defined outside: NaN, or an error if it can be."""
+    """Splines on [0, 1] without tails; other inputs raise, or give NaN if not readable."""
     inside = (x >= 0) & (x <= 1)
     if is_readable(x) and not bool(inside.all()):
         of_nflows = isinstance(layer, nflows_transforms.Transform)
@@ -154,7 +156,7 @@ def _on_unit_interval(
 
 
 def _set_ends(params: Tensor, tails: Any, first: int, min_slope: float) -> Tensor:
-    """Slopes at both ends as the tails of each feature want them, all of them parameters."""
+    """Parameters with the slopes at both ends that the tails of each feature require."""
     linear, circular = (
         torch.tensor([[tail == kind] for tail in tails], device=params.device)
         for kind in ("linear", "circular")

@@ -26,11 +26,11 @@ __all__ = ["ParallelInverse", "ParallelLayer"]
 class ParallelLayer(LayerWrapper):
     """Solves the sequential direction of a layer, for `ParallelInverse` and for nflows."""
 
-    # Attributes of the class are never looked for on the layer.
+    # Declared on the class, so that they are never taken from the layer instead.
     tol: float = 1e-6
     max_iter: int | None = None
     last_iterations: int | None = None
-    # The solver takes the place of what the options of the layer are for.
+    # None, since the solver replaces the methods that the options of the layer choose from.
     sampling_options: tuple[str, ...] = ()
 
     def __init__(self, flow: nn.Module, *, tol: float = 1e-6, max_iter: int | None = None):
@@ -49,7 +49,7 @@ class ParallelLayer(LayerWrapper):
         self.max_iter = max_iter
 
     def __copy__(self) -> "ParallelLayer":
-        # The hooks of the original would live no longer than the original.
+        # Built anew, since copied hooks refer to the original, and fail when it is freed.
         return type(self)(self.flow, tol=self.tol, max_iter=self.max_iter)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Backpropagation through flows that keep no activations: each runs again when needed."""
+"""Backpropagation through layers that keep no activations, and run again in backward."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ __all__ = ["Pass", "anchor", "apply_without_graph"]
 
 @dataclass
 class Pass:
-    """One pass through a chain: what its backward hands from one layer to the one before.
+    """Values that the backward of one pass through a chain hands from layer to layer.
 
-    `state` is what the layer returned whose turn it is. `drift` is the largest difference
-    between a state that was reconstructed and what that state was.
+    `state` is the output of the layer that backward has reached. `drift` is the largest
+    difference between a reconstructed state and the true one.
     """
 
     inverse: bool
@@ -27,22 +27,22 @@ class Pass:
     drift: Tensor | None = None
 
     def compare(self, state: Tensor) -> None:
-        """Take note of how far the reconstructed state is from the one that was."""
+        """Update `drift` by the difference between the reconstructed state and the true one."""
         if self.state is not None and state.numel():
             error = torch.linalg.vector_norm(self.state - state.detach(), torch.inf)
             self.drift = error if self.drift is None else torch.maximum(self.drift, error)
 
 
 class _Call:
-    """A layer in one pass, which can be run again as it ran."""
+    """A call of a layer, which can be repeated with the same autocast and random numbers."""
 
     def __init__(self, layer: nn.Module, through: Pass, x: Tensor) -> None:
         self.layer = layer
         self.through = through
         self.device = x.device
         kind = "cpu" if x.device.type == "meta" else x.device.type
-        # Without a cache, which would hold low-precision copies of all parameters, and give
-        # those that were made without a graph to passes that need one.
+        # Autocast's cache would hold low-precision copies of all parameters, and it would hand
+        # copies that were made without a graph to passes that need one.
         self.autocast: dict[str, Any] = {
             "device_type": kind,
             "enabled": torch.is_autocast_enabled(kind),
@@ -53,7 +53,7 @@ class _Call:
         self.versions: list[tuple[Tensor, int]] = []
 
     def run(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The layer's results, for the first time."""
+        """Run the layer, and record the state of random numbers and of its parameters."""
         before = RandomState(self.device)
         with torch.autocast(**self.autocast):
             results = apply_flow(self.layer, x, context, inverse=self.through.inverse)
@@ -65,13 +65,13 @@ class _Call:
     def run_again(
         self, x: Tensor, context: Tensor | None, conditioners: Conditioners
     ) -> tuple[Tensor, Tensor]:
-        """The same results, with a graph."""
+        """Repeat the call with a graph for its gradients."""
         drawn = self.random.replayed() if self.random else nullcontext()
         with drawn, conditioners.replayed(), torch.enable_grad():
             return apply_flow(self.layer, x, context, inverse=self.through.inverse)
 
     def undo(self, context: Tensor | None, conditioners: Conditioners) -> Tensor:
-        """The input of the layer, from its output."""
+        """Reconstruct the input of the layer from its output."""
         y: Any = self.through.state
         with torch.no_grad(), conditioners.recorded():
             return apply_flow(self.layer, y, context, inverse=not self.through.inverse)[0]
@@ -93,9 +93,9 @@ class _Call:
 class _Step(torch.autograd.Function):
     """A layer that saves no activations, and its input only if it must.
 
-    Each layer is a node of its own, with its parameters as inputs: so the engine accumulates
+    Each layer is a node of the graph, with its parameters as inputs. So autograd accumulates
     the gradients of one layer before it computes those of the next, and hooks on parameters
-    run as ever. The sum of log-determinants runs through all nodes, which puts them in order
+    run as usual. The sum of log-determinants runs through all nodes, which puts them in order
     even where nothing depends on the last state.
     """
 
@@ -110,7 +110,8 @@ class _Step(torch.autograd.Function):
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
         y, log_det = call.run(x, context)
-        # Masks of dropout are drawn in the order of calls, which is another one the other way.
+        # The other direction calls the nets in another order, and would draw other masks of
+        # dropout; so a layer that draws random numbers keeps its input.
         keeps_input = keeps_input or call.random is not None
         ctx.save_for_backward(x if keeps_input else None, context)
         ctx.call, ctx.parameters = call, parameters
@@ -162,14 +163,14 @@ def _gradients(
 
 
 class _Anchor(torch.autograd.Function):
-    """The identity, which saves the state that the layers before it are undone from."""
+    """The identity; it saves its input, from which the layers before it are reconstructed."""
 
     @staticmethod
     def forward(ctx: Any, through: Pass, total: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         ctx.through = through
         ctx.save_for_backward(x)
         ctx.set_materialize_grads(False)
-        # Copies, so that whoever gets them may write into them.
+        # Copies, so that later code may change the results in place.
         return x.clone(), total.clone()
 
     @staticmethod
@@ -187,7 +188,7 @@ def apply_without_graph(
     *,
     keeps_input: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The result of a layer, and the total with its log_det, as one node of the graph."""
+    """The result of a layer, and `total` plus its log_det, as one node of the graph."""
     parameters = [p for p in layer.parameters() if p.requires_grad]
     call = _Call(layer, through, x)
     results: Any = _Step.apply(call, keeps_input, total, x, context, *parameters)
@@ -195,7 +196,7 @@ def apply_without_graph(
 
 
 def anchor(x: Tensor, total: Tensor, through: Pass) -> tuple[Tensor, Tensor]:
-    """Both as they are, where a series of layers without a graph ends."""
+    """Return `x` and `total`, and save `x` as the last state of layers that keep none."""
     results: Any = _Anchor.apply(through, total, x)
     return results[0], results[1]
 

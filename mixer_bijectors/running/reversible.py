@@ -1,4 +1,4 @@
-"""Makes models that exist reconstruct states in place of keeping them."""
+"""Changes a model so that backward reconstructs the states of its layers and keeps none."""
 
 import warnings
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class ReversibleLayers(nn.ModuleList):
 
     def __init__(self, layers: nn.ModuleList, reversal: Reversal) -> None:
         super().__init__()
-        # The very entries, so that names stay, and a layer that stands in two places is one.
+        # The same entries, so that names stay, and a layer that the list holds twice stays one.
         child_modules(self).update(child_modules(layers))
         self.training = layers.training
         self.whole = _Whole(self, reversal)
@@ -80,10 +80,11 @@ def reversible(model: _Module, *, keep_every: int | None = None) -> _Module:
     state_dict stay. Where layers that follow each other hold such series themselves, these are
     joined with them; a series inside of another layer stays as it is.
 
-    Which layers keep their inputs, as their other direction is no exact and cheap inverse, is
-    found out in the first training batch; a warning tells then, and so do the list's attributes
-    `kept` and `last_drift`, as in `model.flows.kept`. The list of a model of normflows or
-    nflows has one entry, which runs all layers; `model.flows.children()` are the layers.
+    A layer whose other direction is not an exact and cheap inverse keeps its input. The first
+    training batch decides which layers these are, and a warning names them. The list of layers
+    has them as `kept`, as in `model.flows.kept`, and has `last_drift`. The list of a model of
+    normflows or nflows has one entry, which runs all layers; `model.flows.children()` are the
+    layers.
 
     A second call replaces `keep_every`. Warns if there was nothing to change.
 

@@ -98,13 +98,13 @@ class Reversal:
             run_since += 1
         if run_since:
             x, total = anchor(x, total, through)
-        self._tell(len(numbered))
+        self._warn_of_kept(len(numbered))
         return x, total
 
     def _treatment(
         self, index: int, flow: nn.Module, x: Tensor, context: Tensor | None, inverse: bool
     ) -> Treatment:
-        """How a layer is treated in its present modes, tried on the first batch in them."""
+        """The treatment of a layer, found on the first batch in each combination of modes."""
         device = "cpu" if x.device.type == "meta" else x.device.type
         modes = tuple(module.training for module in flow.modules())
         autocast = torch.is_autocast_enabled(device)
@@ -113,7 +113,7 @@ class Reversal:
             self.treatments[key] = treatment_of(flow, x.detach(), context, inverse=inverse)
         return self.treatments[key]
 
-    def _tell(self, number: int) -> None:
+    def _warn_of_kept(self, number: int) -> None:
         """Warn once of layers whose inputs or activations are kept."""
         kept = self.kept
         if self._told or not kept:
@@ -141,7 +141,7 @@ class ReversibleChain(Chain):
     calls more than three times as many functions), solved by iteration or missing, that draw
     random numbers, or that run on half precision. A layer that changes its buffers
     in each pass, as batch normalisation and spectral normalisation do, is left to autograd. A
-    warning tells which these are.
+    warning lists these layers.
 
     Gradients reach parameters layer by layer, by autograd's engine, with all hooks. Layers run
     again as they ran, with the state of autocast and of the random numbers. Under

@@ -1,4 +1,4 @@
-"""Tries on one batch whether a layer can be undone by its own other direction."""
+"""Tests on one batch whether the other direction of a layer reconstructs its input."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -17,12 +17,13 @@ from .random_state import RandomState
 __all__ = ["Treatment", "Way", "treatment_of"]
 
 _ITERATIVE = (Residual, ContinuousFlow, ParallelLayer)
-# A direction that calls more functions than this many times those of the other is sequential.
-_LONGER = 3
+# The other direction counts as sequential if it calls more than this many times as many
+# functions of torch.
+_SEQUENTIAL_RATIO = 3
 
 
 class Way(Enum):
-    """How the backward pass of a layer gets at what the layer was given."""
+    """The ways in which the backward pass of a layer obtains the input of the layer."""
 
     UNDONE = "its input is reconstructed from its output"
     KEPT = "its input is kept"
@@ -30,7 +31,7 @@ class Way(Enum):
 
 
 class Treatment(NamedTuple):
-    """The way of a layer, and the reason where its input is not reconstructed."""
+    """The way chosen for a layer, with the reason if its input is not reconstructed."""
 
     way: Way
     reason: str = ""
@@ -40,16 +41,17 @@ class Treatment(NamedTuple):
 def treatment_of(
     layer: nn.Module, x: Tensor, context: Tensor | None, *, inverse: bool
 ) -> Treatment:
-    """Run the layer there and back on a batch, and tell how to treat it.
+    """Choose the treatment of a layer by running both of its directions on a batch.
 
-    The layer and the generators of random numbers are afterwards as one pass leaves them,
-    or as they were before, for what each pass changes anew. The batch is compared on the host,
-    which synchronises.
+    Afterwards the generators of random numbers are as before, and the buffers of the layer are
+    as after one pass, so that `ActNorm` stays initialised. Buffers that every pass changes are
+    as before. The comparison of the batch synchronises with the host.
     """
     before = _copies(layer)
     with RandomState(x.device).replayed():
-        apply_flow(layer, x, context, inverse=inverse)  # ActNorm looks at its first batch
-        # By values, as batch normalisation writes past the counter of versions.
+        apply_flow(layer, x, context, inverse=inverse)  # initialises ActNorm
+        # Compared by values, since batch normalisation changes its buffers without raising the
+        # version counter of the tensors.
         first = _copies(layer)
         with _Count() as count:
             y, _ = apply_flow(layer, x, context, inverse=inverse)
@@ -58,13 +60,14 @@ def treatment_of(
             for name in changed:
                 layer.get_buffer(name).copy_(before[name])
             return Treatment(Way.PLAIN, "each pass changes its buffers")
-        # The other direction would drift, or take a pass for each feature.
+        # In half precision and in solvers the reconstruction would drift, or take a pass for
+        # each feature.
         if x.dtype in (torch.float16, torch.bfloat16):
             return Treatment(Way.KEPT, f"{x.dtype} is too coarse")
         if any(isinstance(module, _ITERATIVE) for module in layer.modules()):
             return Treatment(Way.KEPT, "it is solved by iteration")
         try:
-            with _Count(_LONGER * count.calls):
+            with _Count(_SEQUENTIAL_RATIO * count.calls):
                 back, _ = apply_flow(layer, y, context, inverse=not inverse)
         except _TooLongError:
             return Treatment(Way.KEPT, "its other direction is sequential")
@@ -85,7 +88,7 @@ class _TooLongError(Exception):
 
 
 class _Count(TorchFunctionMode):
-    """Counts calls of functions of torch, up to a number of them."""
+    """Counts calls of functions of torch, and raises when there are more than `most`."""
 
     def __init__(self, most: int | None = None) -> None:
         super().__init__()

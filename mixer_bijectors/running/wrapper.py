@@ -1,4 +1,4 @@
-"""A module in the place of a layer that it holds."""
+"""A module that takes the place of a layer in a model, and holds that layer."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ["LayerWrapper"]
 
 
 class LayerWrapper(nn.Module):
-    """Holds a layer as `flow`, and has its attributes and the keys of its state_dict.
+    """Holds a layer as `flow`, with the attributes and the state_dict keys of that layer.
 
     So it can be put into a model and taken out again: checkpoints of the model with and without
     it are the same.
@@ -37,7 +37,7 @@ class LayerWrapper(nn.Module):
             return getattr(self.flow, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute that the layer has and the wrapper has not on the layer."""
+        """Set an attribute on the layer, if the layer has it and the wrapper does not."""
         layer = child_modules(self).get("flow")
         own = name == "flow" or name in self.__dict__ or hasattr(type(self), name)
         if own or name.startswith("_") or not hasattr(layer, name):
@@ -58,8 +58,9 @@ def _remove_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: An
 
 
 def _add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *arguments: Any) -> None:
-    """Give a state_dict of the layer the keys of the wrapper, which it may have already."""
-    # The hook that follows gets neither the prefix nor the messages.
+    """Give a state_dict of the layer the keys of the wrapper, unless it has them already."""
+    # The hook that runs after loading needs the prefix and the list of error messages, and
+    # torch does not pass them to it.
     module.__dict__["_loading"] = prefix, arguments[-1]
     inner = f"{prefix}flow."
     for key in [key for key in state if key.startswith(prefix) and not key.startswith(inner)]:

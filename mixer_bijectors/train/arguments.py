@@ -14,7 +14,7 @@ __all__ = ["arranged", "last_in", "need_file"]
 
 
 def arranged(arguments: list[str], tasks: Sequence[str]) -> list[str]:
-    """The arguments with configs first, so that options beside them hold wherever they stand.
+    """The arguments with configs first, so that options override them from any position.
 
     For what is done with a trained model, the config is that of the run of its checkpoint,
     unless another one is named.

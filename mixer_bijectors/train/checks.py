@@ -1,4 +1,4 @@
-"""What a run may be given: batches, precisions and models."""
+"""Checks of the batches, the precision and the model of a run."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,8 @@ __all__ = [
     "warn_if_untrained",
 ]
 
-# What a data module may hand over: 8-bit images, images and labels, more, or what went wrong.
+# Batches that a data module may return: 8-bit images, images with labels, a `Batch`, or the
+# error that reading them raised in a worker.
 Batches = Tensor | Sequence[Tensor] | Batch | DataError
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -28,7 +29,7 @@ def as_batch(batch: Batches) -> Batch:
     """The batch of any data module as a `Batch`.
 
     Raises:
-        DataError: what went wrong in reading it, or what it holds if not 8-bit images.
+        DataError: the batch could not be read, or holds no 8-bit images.
     """
     if isinstance(batch, DataError):
         raise batch
@@ -87,7 +88,7 @@ def warn_if_scaled(images: Tensor) -> None:
 
 
 def warn_if_untrained(flow: nn.Module) -> None:
-    """Warn of layers that a first batch was to initialise and that have seen none."""
+    """Warn of layers that the first batch initialises, if they have seen no batch."""
     initialized = [
         buffer
         for name, buffer in flow.named_buffers()

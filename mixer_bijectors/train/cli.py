@@ -38,7 +38,7 @@ from .tasks.flow_trainer import FlowTrainer
 
 __all__ = ["main"]
 
-# What `fit` passes on to Lightning, which knows how to find them.
+# Values of `--ckpt_path` that `fit` passes on to Lightning, which finds these checkpoints.
 _FOUND_BY_LIGHTNING = re.compile("best|hpc|registry|.*://.*")
 
 
@@ -48,7 +48,7 @@ class FlowCLI(CLIWithoutHyperparameters):
     _folder: RunFolder | None = None
 
     def init_parser(self, **options: Any) -> LightningArgumentParser:
-        # Which of two helps is asked for is known before there is a parser for it.
+        # The help has to be chosen here, since its formatter is an argument of the parser.
         if "--help-all" not in sys.argv:
             options |= {"formatter_class": ShortHelp, "epilog": MORE}
         parser = super().init_parser(**options)
@@ -114,7 +114,7 @@ class FlowCLI(CLIWithoutHyperparameters):
         return super().instantiate_trainer(**kwargs)
 
     def _checkpoint_to_go_on_from(self, root: Path) -> str | None:
-        """What `--ckpt_path` names, with `last` the newest of what runs in `root` have left."""
+        """Find the checkpoint of `--ckpt_path`; `last` is the newest of the runs in `root`."""
         options = self.config_init["fit"]
         path = options.ckpt_path
         if path != "last":
@@ -148,11 +148,11 @@ class FlowCLI(CLIWithoutHyperparameters):
                 print_once(line)
 
     def _report_limits(self) -> None:
-        """Say that a test is of a part of the images, as the config of a fit may have it."""
+        """Say if the task leaves out images, since the config of the fit may limit them."""
         name = {"test": "limit_test_batches", "validate": "limit_val_batches"}
         key = name.get(str(self.subcommand), "limit_predict_batches")
         limit = self.config_init[str(self.subcommand)].trainer[key]
-        # As a share 1.0 is all of them, and as a number 1 is one batch.
+        # The float 1.0 means all batches, and the int 1 means one batch.
         if limit is not None and (isinstance(limit, int) or limit != 1):
             print_once(f"trainer.{key} is {limit}, which leaves out images")
 
@@ -186,7 +186,7 @@ class FlowCLI(CLIWithoutHyperparameters):
         if has_tests and trainer.limit_test_batches:
             for callback in trainer.callbacks:
                 if isinstance(callback, WeightAveraging):
-                    # Else Lightning would load the weights that are not averaged.
+                    # Otherwise Lightning would test the weights that are not averaged.
                     forget_average(callback)
             (metrics,) = trainer.test(
                 self.model, datamodule=data, ckpt_path=best, verbose=False
@@ -203,7 +203,7 @@ class FlowCLI(CLIWithoutHyperparameters):
 
 
 def _as_list(value: Any) -> list[Any]:
-    """What a config has as one, as a list, or not at all."""
+    """A list of what a config gives as a list, as a single value, or not at all."""
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
@@ -231,7 +231,7 @@ def _parser_options() -> dict[str, Any]:
 
 
 def main(trainer_class: type[FlowTrainer] = FlowTrainer) -> None:
-    """Run the command line; what a user can mend is told in one sentence.
+    """Run the command line; an error that a user can correct is printed in one sentence.
 
     Args:
         trainer_class: a subclass of `FlowTrainer`, whose public methods are tasks as well.

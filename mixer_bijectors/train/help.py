@@ -1,4 +1,4 @@
-"""The help of the command, which tells first what belongs to a task itself."""
+"""The help of the command, with the options of the task itself first."""
 
 import textwrap
 from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
@@ -65,7 +65,7 @@ class ShortHelp(RawDescriptionHelpFormatter, DefaultHelpFormatter):
         super().add_usage(f"{self._name} {command}[options]", [], *args)
 
     def start_section(self, heading: str | None) -> None:
-        """Begin a section of the whole help, of which the short one has others."""
+        """Begin a section of the long help, whose text the short help leaves out."""
         self._is_in_section = True
 
     def end_section(self) -> None:
@@ -99,7 +99,7 @@ class ShortHelp(RawDescriptionHelpFormatter, DefaultHelpFormatter):
             "commands": [row for action in own for row in _commands(action)],
             "options": [_shortened(a) for a in own if a.option_strings and a not in general],
             "model, data and devices": [
-                _row(known[dest], told) for dest, told in shared.items() if dest in known
+                _row(known[dest], text) for dest, text in shared.items() if dest in known
             ],
             "general": [_shortened(action) for action in general],
         }
@@ -120,14 +120,14 @@ def _commands(action: Action) -> list[Action]:
     ]
 
 
-def _row(action: Action, told: str) -> Action:
-    """A row that tells of an option in few words, with its default."""
+def _row(action: Action, text: str) -> Action:
+    """A row of the help with a short text on an option, and its default."""
     name = [string for string in action.option_strings if not string.endswith("+")]
     value = action.dest.rpartition(".")[2].upper()
     default = SUPPRESS if action.default is None else action.default
-    return Action(name, action.dest, default=default, metavar=value, help=told)
+    return Action(name, action.dest, default=default, metavar=value, help=text)
 
 
 def _shortened(action: Action) -> Action:
-    told = _IN_OTHER_WORDS.get(action.dest)
-    return action if told is None else _row(action, told)
+    text = _IN_OTHER_WORDS.get(action.dest)
+    return action if text is None else _row(action, text)

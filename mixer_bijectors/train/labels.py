@@ -16,12 +16,12 @@ __all__ = ["drop_labels", "labels_for"]
 
 
 def labels_for(model: Any, batch: Batch, *, label_dropout: float) -> tuple[Tensor, ...]:
-    """The labels of a batch if the model takes any, those of the null class if there are none.
+    """The labels of a batch for a model that takes any; the null class if the batch has none.
 
     Args:
         model: a `DensityModel`.
         batch: images, with or without labels.
-        label_dropout: that of training, without which the null class is not learned.
+        label_dropout: the share in training; with 0 the model does not learn the null class.
 
     Raises:
         RunError: the images have no labels, and the model has no null class.
@@ -42,7 +42,7 @@ def labels_for(model: Any, batch: Batch, *, label_dropout: float) -> tuple[Tenso
 
 
 def drop_labels(labels: Tensor, share: float, seeds: Sequence[int]) -> Tensor:
-    """Labels, a share of them replaced by -1, the null class; which ones, the seeds tell."""
+    """Replace a share of the labels, chosen by the seeds, by -1, the null class."""
     if not share:
         return labels
     if seeds:

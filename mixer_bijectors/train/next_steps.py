@@ -1,4 +1,4 @@
-"""What to do with a model that has been trained."""
+"""The advice that a fit prints at its end."""
 
 import shlex
 from typing import Any
@@ -9,7 +9,7 @@ __all__ = ["next_steps"]
 
 
 def next_steps(flow: Any, checkpoint: str) -> str:
-    """The command that draws samples of a model, what to expect of them, and what to try.
+    """The command that draws samples, what samples to expect, and how to improve them.
 
     Args:
         flow: the model of images.

@@ -1,4 +1,4 @@
-"""The parser of the command, which tells mistakes in one line."""
+"""The parser of the command, which reports a mistake in one line."""
 
 import difflib
 import pydoc
@@ -19,10 +19,10 @@ class FlowParser(LightningArgumentParser):
     """Lightning's parser, with errors of one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # within another parser, which tells it
+        if not self.exit_on_error:  # the outer parser reports the error
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        raise RunError(_told(message, parser)) from ex
+        raise RunError(_error_line(message, parser)) from ex
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -33,13 +33,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
         '; did you mean --temperature?'
     """
     known = list(known)
-    # A name without what it is a part of, such as --learning_rate.
+    # A name without its prefix, such as --learning_rate for --model.learning_rate.
     within = [other for other in known if other.endswith(f".{name.lstrip('-')}")]
     found = within or difflib.get_close_matches(name, known, 1)
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def _told(message: str, parser: Any) -> str:
+def _error_line(message: str, parser: Any) -> str:
     """An error of jsonargparse in one line, with what may have been meant."""
     where = parser.prog.replace(" [options]", "").rpartition(" ")[2]
     parser.formatter_class = DefaultHelpFormatter

@@ -1,4 +1,4 @@
-"""Messages of other packages that ask nothing of the user, left out of what a run prints."""
+"""Hides messages of Lightning and torch that ask nothing of the user."""
 
 import logging
 import re
@@ -6,7 +6,8 @@ import warnings
 
 __all__ = ["silence"]
 
-# What a run does anyway, or says in a line of its own, and advertisements.
+# Messages about things that the user need not act on or that the run prints itself, and
+# advertisements.
 _MESSAGES = (
     r"Seed set to \d",
     r"(GPU|TPU|IPU|HPU) available: ",
@@ -55,8 +56,8 @@ _FILTER = _Uninteresting()
 
 
 def silence() -> None:
-    """Leave out of logs and warnings what is named in this file, and nothing else."""
-    # Lightning hands its messages on to the root where that has handlers.
+    """Hide the log messages and warnings that this file lists, and no others."""
+    # Lightning passes its messages on to the root logger if that has handlers.
     for name in ("", "lightning", "lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_FILTER)

@@ -15,7 +15,7 @@ class Schedule(LambdaLR):
 
     # torch's LinearLR and CosineAnnealingLR in a SequentialLR would need more code: checkpoints
     # restore their lengths and rates, each of which a run with other settings has to replace,
-    # and the length of a cosine must be known before Lightning can tell it.
+    # and the length of a cosine must be known before Lightning has computed it.
 
     @classmethod
     def of_warmup_and_cosine(

@@ -48,7 +48,7 @@ class Sharded(ModelParallelStrategy):
         try:
             return super().load_checkpoint(checkpoint_path, weights_only=True)
         except Exception:
-            # Lightning reads the file itself; this tells what is wrong with it, if anything is.
+            # Lightning reads the file itself; this reports what is wrong with it.
             load_checkpoint(checkpoint_path)
             raise
 

@@ -94,7 +94,7 @@ class RationalQuadratic(Univariate):
 
     @property
     def form(self) -> Form:
-        """What the parameters stand for."""
+        """The form that turns the parameters into shares and slopes."""
         return Form(
             self.num_bins,
             ends="equal" if self.circular else "identity",

@@ -1,4 +1,4 @@
-"""The form of a rational-quadratic spline: which shares and slopes its parameters stand for."""
+"""The form of a rational-quadratic spline, which turns parameters into shares and slopes."""
 
 import math
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Form:
 
     @property
     def factors(self) -> tuple[float, float]:
-        """What a unit of a logit's softmax moves a width and a height by, times the scale."""
+        """Factors of the softmax in widths and in heights, times the scale of the logits."""
         return (
             self.scale * (1 - self.num_bins * self.min_width),
             self.scale * (1 - self.num_bins * self.min_height),

@@ -1,4 +1,4 @@
-"""What stops a run that has gone astray."""
+"""Ends a fit whose loss or gradient is not finite, or whose loss is too large."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,8 @@ from ..io.errors import RunError
 
 __all__ = ["Guard"]
 
-_HOPELESS = 20
+# So many bad steps in a row end the run, even with `on_bad_loss: skip`.
+_PATIENCE = 20
 
 
 class Guard(L.Callback):
@@ -24,8 +25,8 @@ class Guard(L.Callback):
     processes together, which is a host synchronisation.
 
     Args:
-        limit: loss from which on it counts as exploded; for densities, bits per dimension, of
-            which uniform noise has 8.
+        limit: a loss of this size or larger counts as exploded. The loss of a density is in
+            bits per dimension, and a uniform density has 8.
         on_bad_loss: `raise` ends the run, with the step, the images of the batch and the last
             checkpoint named; `skip` leaves out the step, and counts, unless 20 in a row are
             bad.
@@ -69,7 +70,7 @@ class Guard(L.Callback):
         if hasattr(norm, "full_tensor"):  # of gradients that are sharded over processes
             norm = norm.full_tensor()
         fine = losses < self.limit
-        # In float16 a gradient may overflow, which Lightning's scaler sees to.
+        # In float16 gradients may overflow; Lightning's scaler leaves out such steps itself.
         if getattr(trainer.precision_plugin, "scaler", None) is None:
             fine = fine & norm.isfinite()
         good = bool(fine.all())
@@ -77,7 +78,7 @@ class Guard(L.Callback):
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        if self.on_bad_loss == "skip" and self._in_a_row < _HOPELESS:
+        if self.on_bad_loss == "skip" and self._in_a_row < _PATIENCE:
             self.skipped += 1
             # Without gradients the optimiser leaves weights and its own state as they are.
             optimizer.zero_grad(set_to_none=True)
@@ -113,13 +114,13 @@ class Guard(L.Callback):
         advice = "try a smaller learning_rate, or on_bad_loss: skip"
         if self.on_bad_loss == "skip":
             advice = (
-                f"{_HOPELESS} steps in a row were bad; go back, with a smaller learning_rate"
+                f"{_PATIENCE} steps in a row were bad; go back, with a smaller learning_rate"
             )
         return f"step {trainer.global_step}: {what}{batch}; {_last_good(trainer)}; {advice}"
 
 
 def _last_good(trainer: L.Trainer) -> str:
-    """What to go back to: no checkpoint of this step, whose weights may be what is bad."""
+    """Name the newest checkpoint from before this step, whose weights may be the bad ones."""
     paths = {
         Path(path)
         for callback in trainer.checkpoint_callbacks

@@ -1,4 +1,4 @@
-"""Images that are read one by one, and put into batches."""
+"""Batches of images, and the sources from which single images are read."""
 
 import operator
 import random
@@ -16,14 +16,14 @@ __all__ = ["Batch", "RequestedImages", "Source", "TensorSource"]
 
 
 class Batch(NamedTuple):
-    """Images, and what is known of them.
+    """A batch of images, with labels, indices and seeds.
 
     Attributes:
         images: uint8 (batch, channels, height, width).
         labels: (batch,), or None.
         indices: position of each image in its dataset.
-        seeds: of the random numbers of each image, whatever batch it is in.
-        padding: whether an image is there to fill a batch, and counts for nothing.
+        seeds: the seed of each image's random numbers, which does not depend on the batch.
+        padding: whether an image only fills the batch, and is left out of all results.
     """
 
     images: Tensor
@@ -104,9 +104,9 @@ class RequestedImages(Dataset[Any]):
         pixel_order: a permutation of the pixels of all images, or None.
         skip_bad: in place of an image that cannot be read, take the next one in training, and
             none in evaluation.
-        known_labels: the labels that the model knows; None if they are not looked at.
-        model_labels: the label of the model for each of the source, or None if they are the
-            same.
+        known_labels: the labels that the model takes; None if labels are not checked.
+        model_labels: the model's label for each label of the source; None if the model and
+            the source number their classes alike.
 
     Attributes:
         bad: which images could not be read, in memory that workers share.
@@ -140,7 +140,8 @@ class RequestedImages(Dataset[Any]):
             index, pixels, label = self._read(request, rng)
             label = self._model_label(index, label)
         except DataError as error:
-            # Raised in a worker it would reach the user wrapped in the worker's traceback.
+            # Returned, since an error that a worker raises reaches the user wrapped in the
+            # traceback of the worker.
             return error
         if pixels is None:
             return request._replace(padding=True), seed, None, label
@@ -218,7 +219,7 @@ class RequestedImages(Dataset[Any]):
         return label
 
     def collate(self, samples: list[_Sample | DataError]) -> Batch | DataError:
-        """Samples as one batch, or what went wrong with one of them."""
+        """Samples as one batch, or the first error among them."""
         good = []
         for sample in samples:
             if isinstance(sample, DataError):
@@ -229,7 +230,7 @@ class RequestedImages(Dataset[Any]):
         images = torch.stack([blank if p is None else p for p in pixels])
         if self.pixel_order is not None:
             images = images.flatten(2)[:, :, self.pixel_order].view_as(images)
-        # Where none of the images can be read, there might have been labels.
+        # If no image could be read, the batch gets labels of -1, since others may have labels.
         labelled = any(y is not None for y in labels) or all(p is None for p in pixels)
         return Batch(
             images,

@@ -1,4 +1,4 @@
-"""Encoded images to 8-bit arrays."""
+"""Decodes images of files, and resizes them to 8-bit arrays."""
 
 import io
 import math
@@ -15,10 +15,10 @@ from ..io.errors import ImageError
 
 __all__ = ["FORMATS", "ImageError", "open_image", "resize"]
 
-# Not all that Pillow knows: for some formats it starts another program, as Ghostscript for EPS.
+# Only these formats, since Pillow starts other programs for some, such as Ghostscript for EPS.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _EXIF = b"Exif\0\0"
-# How an image that is stored in this orientation of EXIF is turned upright.
+# The operation that turns an image upright, by its orientation in EXIF.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -28,7 +28,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# How many times longer than what is cut out of it an image may become by scaling.
+# A scaled image may be at most so many times as long as the part that is cut out of it.
 _LONGEST = 32
 
 
@@ -37,7 +37,7 @@ def open_image(source: bytes | str | os.PathLike[str], channels: int) -> Image.I
 
     Transparent pixels are composited on white. 16 bits of grey are rounded to 8, and of 16 bits
     of colour Pillow keeps the upper 8. Colour profiles are ignored. Of an animation, the first
-    frame. EXIF that cannot be parsed says nothing about the orientation.
+    frame is read. EXIF that cannot be parsed is ignored.
 
     Args:
         source: the encoded bytes, or the path of a file of them: JPEG, PNG, WebP, GIF, BMP,
@@ -64,7 +64,7 @@ def open_image(source: bytes | str | os.PathLike[str], channels: int) -> Image.I
     try:
         with Image.open(file, formats=formats) as image:
             limit = Image.MAX_IMAGE_PIXELS
-            # Pillow warns of these, and refuses only what is twice as large.
+            # Pillow only warns at its limit, and raises at twice the limit.
             if limit is not None and image.width * image.height > limit:
                 raise ImageError(
                     f"{image.width} x {image.height} pixels are more than Pillow's limit of "
@@ -79,7 +79,8 @@ def open_image(source: bytes | str | os.PathLike[str], channels: int) -> Image.I
         head, rest = content[: 2**16], content[2**16 :]
         start = head.find(_EXIF)
         if head.startswith(b"\xff\xd8") and start > 0:
-            # A JPEG in whose EXIF Pillow looked for a resolution: once more without any.
+            # Pillow looks for a resolution in the EXIF of a JPEG, and fails if that is damaged;
+            # so the image is opened again without its EXIF.
             image = open_image(head.replace(_EXIF, b"none\0\0") + rest, channels)
             return _turned(image, _exif_orientation(content[start:]))
         raise ImageError(f"no image, or in none of the formats {', '.join(formats)}") from error
@@ -101,7 +102,7 @@ def _orientation(image: Image.Image) -> int:
     if isinstance(exif, bytes) and (found := _exif_orientation(exif)):
         return found
     try:
-        # What else Pillow knows: XMP, the EXIF that ImageMagick writes as text, and TIFF.
+        # Pillow also reads XMP, EXIF that ImageMagick writes as text, and the tags of TIFF.
         value = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
         return 1  # Pillow raises errors of a dozen kinds at EXIF that is damaged
@@ -111,7 +112,7 @@ def _orientation(image: Image.Image) -> int:
 def _exif_orientation(exif: bytes) -> int | None:
     """The orientation in the first directory of EXIF, or None if there is none.
 
-    Pillow reads nothing behind a tag whose value lies outside of the data.
+    It is parsed here, since Pillow stops at a tag whose value lies outside of the data.
     """
     while exif.startswith(_EXIF):
         exif = exif[len(_EXIF) :]
@@ -145,7 +146,7 @@ def _plain(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits, also in the 32 of mode I, where Pillow's conversion clips at 255."""
+    """Round 16-bit grey to 8 bits, also if stored in 32, where Pillow would clip it at 255."""
     values = np.asarray(image).astype(np.int32)
     if values.min() < 0 or values.max() > 65535:
         raise ImageError("grey of 32 bits has no fixed range; save it in 8 or 16 bits")
@@ -207,11 +208,11 @@ def _scale_and_cut(
         half = image.width // 2, image.height // 2
         image = image.resize(half, Image.Resampling.BOX)
     scale = max(height / image.height, width / image.width)
-    # A strip that is one pixel wide would grow to billions of pixels, to be cut off again.
+    # Cut before scaling, since an image one pixel wide would grow to billions of pixels.
     tallest, widest = (math.ceil(_LONGEST * side / scale) for side in (height, width))
     image = _cut(image, min(image.height, tallest), min(image.width, widest), position)
     scaled = round(image.width * scale), round(image.height * scale)
-    # A side that is met exactly may round to a pixel less.
+    # Rounding may make the shorter side one pixel too short.
     scaled = max(width, scaled[0]), max(height, scaled[1])
     return _cut(image.resize(scaled, Image.Resampling.BICUBIC), height, width, position)
 

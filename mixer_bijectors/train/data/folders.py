@@ -54,7 +54,7 @@ def read_folder(tree: Tree, used: Collection[str] | None = None) -> dict[str, Fi
     Subfolders `train`, `validation` and `test` are splits; without them all images are in
     `train`. The class of an image is the first folder below the split that it is in, at
     whatever depth; one that lies beside these has no label. A folder with nothing but another
-    one in it stands for that, also where all splits hold the same one. A file of metadata, as
+    one in it is read as that, also where all splits hold the same one. A file of metadata, as
     `imagefolder` knows them, says which
     images there are, and their labels if it has a column of these.
 

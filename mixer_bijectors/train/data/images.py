@@ -1,4 +1,4 @@
-"""Images from the Hugging Face hub, from folders, and from files of datasets' authors."""
+"""The data module `Images`, which reads folders, data files and the Hugging Face hub."""
 
 import os
 from array import array
@@ -31,7 +31,7 @@ _TEST_SHARE = 0.1
 class Images(ImageDataModule):
     """Images of any size and format, cut or scaled to one shape; labels if there are any.
 
-    What `path` names is, in this order:
+    `path` names the first of these that it fits:
 
     - a folder with the CIFAR-10 or CIFAR-100 pickles, or the npz files of the downsampled
       ImageNet, as their authors publish them, see `formats`;
@@ -47,7 +47,7 @@ class Images(ImageDataModule):
     Args:
         path: see above; a `Path` is never looked up on the hub, nor is a path into a folder
             that exists.
-        image_shape: (channels, height, width) that images come out with; 1 channel for grey.
+        image_shape: (channels, height, width) of all images; 1 channel for grey.
         batch_size: images in a batch of one process.
         num_workers: processes that read images, for each process that trains.
         name: configuration of a dataset of the hub that has several.
@@ -65,9 +65,9 @@ class Images(ImageDataModule):
         on_bad_image: `raise` or `skip`, see `ImageDataModule`.
 
     Raises:
-        ValueError: an argument that is none of these.
+        ValueError: an argument is not one of these.
         DataError: on setup, if there is no such data, no such split, or nothing to read, or if
-            it cannot be told which images are meant, or which class they are of.
+            it is not clear which images are meant, or which class they are of.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Images(ImageDataModule):
         self.random_crop = random_crop
 
     def prepare_data(self) -> None:
-        _ = self._splits  # downloads, in one process on each machine
+        _ = self._splits  # reading the splits downloads them, in one process of each machine
 
     def setup(self, stage: str) -> None:
         if hasattr(self, "sources"):
@@ -159,7 +159,7 @@ class Images(ImageDataModule):
                 )
         train = named[str(given["train"])]
         generator = torch.Generator().manual_seed(0)
-        # Not as a list of objects, whose counts of references each worker would copy.
+        # An array, since each worker would copy the memory of a list when it counts references.
         order = array("q", torch.randperm(len(train), generator=generator).tolist())
         parts: dict[str, Split | Subset[Item] | ConcatDataset[Item]] = {}
         for split in ("test", "val"):
@@ -202,7 +202,7 @@ class Images(ImageDataModule):
 
 
 def _share(split: str | float) -> str | float:
-    """The share that a split is, also as the text of a command line, or its name."""
+    """A share as a number, also from the text of a command line; a name as it is."""
     try:
         return float(split)
     except ValueError:

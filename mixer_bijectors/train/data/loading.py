@@ -1,4 +1,4 @@
-"""The splits of images that a path or a name stands for, whatever form they are in."""
+"""Finds the splits of images of a path or a name, in any of the known forms."""
 
 import os
 import re
@@ -33,7 +33,7 @@ class Found(NamedTuple):
 def load_splits(
     path: str, name: str | None, is_path: bool, train: str, used: Collection[str] | None
 ) -> Found:
-    """The splits of images that `path` stands for, see `Images`.
+    """Find the splits of images that `path` names, see `Images`.
 
     Args:
         path: a folder or a file, or the name of a dataset of the hub.

@@ -71,7 +71,7 @@ class LastCheckpoint(ModelCheckpoint):
             remove_drafts(str(self.dirpath))
         if stage == "fit" and "SLURM_JOB_ID" in os.environ:
             # Lightning's own handler would save in the middle of a step, and different ones in
-            # different processes; it stands back where there is one.
+            # different processes; it is not installed where there is another.
             signal.signal(signal.SIGUSR1, self._note_end_of_job)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -168,7 +168,7 @@ def newest_first(*places: tuple[Path, str]) -> list[Path]:
 
 
 def checkpoint_in(run: str | os.PathLike[str]) -> Path:
-    """The checkpoint that stands for a run: of a folder the best one of its newest run.
+    """Find the checkpoint of a run; in a folder, the best one of its newest run.
 
     Raises:
         RunError: there is no such file or folder, or no checkpoint in it.
@@ -189,7 +189,7 @@ def checkpoint_in(run: str | os.PathLike[str]) -> Path:
 def load_checkpoint(
     path: str | os.PathLike[str], map_location: Any = "cpu", *, mmap: bool | None = None
 ) -> dict[str, Any]:
-    """What a checkpoint holds, of which nothing but tensors and plain values is read.
+    """Read a checkpoint of tensors and plain values, without running any code in it.
 
     Args:
         path: the file.

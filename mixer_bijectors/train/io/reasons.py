@@ -1,4 +1,4 @@
-"""What the command line tells of an error, in one sentence."""
+"""The sentence that the command line prints for an error."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ _MENDABLE = (ValueError, TypeError, OSError, ImportError, MisconfigurationExcept
 
 
 def reason_of(error: Exception) -> str | None:
-    """What to tell of an error that a user can mend; None for any other."""
+    """One sentence on an error that a user can correct; None for any other error."""
     chain = _chain(error)
     for link in chain:
         if isinstance(link, RunError):
@@ -24,7 +24,7 @@ def reason_of(error: Exception) -> str | None:
     for link in chain:
         if isinstance(link, OSError) and link.errno in UNWRITABLE:
             return str(unwritable(Path(str(link.filename or "a file")), link))
-    # The parser wraps errors of what it builds into longer ones.
+    # The parser wraps errors of the classes that it builds into longer ones of its own.
     chain = [link for link in chain if not _raised_in(link).startswith("jsonargparse")] or chain
     first, text = chain[0], str(chain[0])
     if isinstance(first, RuntimeError) and "loading state_dict" in text:
@@ -39,7 +39,7 @@ def reason_of(error: Exception) -> str | None:
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
-    """An error, what it was raised from or in the handling of, and so on."""
+    """An error, the error that it was raised from or while handling, and so on."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)
@@ -58,7 +58,7 @@ def _raised_in(error: BaseException) -> str:
 
 
 def _innermost(chain: list[BaseException]) -> BaseException:
-    """What was wrong at first; a missing key or attribute says nothing on its own."""
+    """The first error that explains itself; a missing key or attribute alone does not."""
     mute = (LookupError, AttributeError, StopIteration)
     sentences = [link for link in chain if str(link) and not isinstance(link, mute)]
     return (sentences or chain[:1])[-1]

@@ -1,4 +1,4 @@
-"""Scores that tell images of another kind: their density, and corrections of it.
+"""Scores that detect images of another kind: their density, and corrections of it.
 
 A density alone fails in a known way: images that are simpler than those it was trained on, such
 as smooth ones, often get more of it (Nalisnick et al., 2018, https://arxiv.org/abs/1810.09136).

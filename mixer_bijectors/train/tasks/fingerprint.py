@@ -54,7 +54,7 @@ def digest_of_images(data: ImageDataModule, split: str, size: int | None) -> str
 
 
 def _state(path: str | bytes) -> str:
-    """Where a file is, its size and when it was written; nothing if it is none."""
+    """The path, size and time of change of a file as text; empty if it is not a file."""
     try:
         stat = os.stat(path)
     except (OSError, ValueError):

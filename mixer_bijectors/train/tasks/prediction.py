@@ -49,7 +49,7 @@ def predict_images(
             given to it by `functools.partial`, by which results of other options are known.
         data: the images.
         split: 'train', 'val' or 'test'.
-        name: what tells the results from others of the same task; by default the split.
+        name: distinguishes the results from others of the same task; by default the split.
         size: take the first so many images alone.
         labelled: whether labels are looked at, if the model takes any.
         seed: what random numbers of batches depend on; by default the seed of the run, with

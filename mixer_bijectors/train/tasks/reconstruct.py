@@ -1,4 +1,4 @@
-"""The task `reconstruct`: images, their latents, and what comes back from these."""
+"""The task `reconstruct`: images, their latents, and the images computed from the latents."""
 
 import lightning as L
 import numpy as np
@@ -30,7 +30,7 @@ def reconstruct(
     """Send images to their latents and back: a picture of all three as png, and npz.
 
     Args:
-        trainer: where they are computed.
+        trainer: Lightning's trainer, which runs the model on its devices.
         model: the model, from the config.
         datamodule: the images.
         ckpt_path: a checkpoint of `fit`.
@@ -63,7 +63,7 @@ def reconstruct(
 
 
 def reconstructions(model: DensityEstimation, batch: Batch) -> dict[str, Tensor]:
-    """Images, their latents, what comes back from these, and how far it is off."""
+    """Images, their latents, the reconstructions from these, and the largest error of each."""
     x, labels = model.prepare(batch)
     z = model.density.inverse(x, *labels)
     back = model.density(z, *labels)
