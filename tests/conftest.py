@@ -120,8 +120,7 @@ def _coupling(univariate: str, net: str, context_features: int) -> Case:
         (5,),
         context_features,
         rounding=_rounding(univariate),
-        # Its slopes are not bounded, and large ones show the rounding of their parameters.
-        spread=0.1 if univariate == "softplus" else 0.2,
+        spread=_spread(univariate),
     )
 
 
@@ -133,7 +132,13 @@ def _autoregressive(univariate: str, context_features: int) -> Case:
         (3,),
         context_features,
         rounding=_rounding(univariate),
+        spread=_spread(univariate),
     )
+
+
+def _spread(univariate: str) -> float:
+    # Slopes by softplus are not bounded, and large ones show the rounding of their parameters.
+    return 0.1 if univariate == "softplus" else 0.2
 
 
 def _rounding(univariate: str) -> float:
