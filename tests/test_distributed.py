@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 def fit(folder, processes, strategy, steps=20, precision="64-true", *options):
-    """A run whose batches are of 12 images in all."""
+    """A run in processes of its own, whose batches are of 12 images in all."""
     options = ["--trainer.devices", processes, "--trainer.strategy", strategy, *options]
     options += ["--trainer.max_steps", steps, "--trainer.precision", precision]
     options += [
@@ -25,8 +25,7 @@ def fit(folder, processes, strategy, steps=20, precision="64-true", *options):
     options += ["--data.init_args.batches_per_epoch", 8 * processes]
     options += ["--trainer.limit_val_batches", 3, "--trainer.limit_test_batches", 3]
     root = ("--trainer.default_root_dir", folder)
-    run = command if processes > 1 else call
-    run("fit", "--config", CONFIGS / "photos.yaml", *root, *SMALL, *options)
+    command("fit", "--config", CONFIGS / "photos.yaml", *root, *SMALL, *options)
     with (folder / "version_0" / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["train/bits_per_dim"]]
     state = load_checkpoint(folder / "version_0" / "checkpoints" / "last.ckpt")

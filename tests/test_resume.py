@@ -8,7 +8,7 @@ from functools import partial
 import kill_resume
 import lightning as L
 import pytest
-from commands import QUIET, SMALL, TINY, call, run_and_be_killed
+from commands import QUIET, SMALL, TINY, run_and_be_killed
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from noise_runs import Noise, assert_same, make_flow
 
@@ -237,7 +237,8 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_pat
         *("--trainer.callbacks.use_buffers", "false"),
     ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    call(*options, "--trainer.default_root_dir", whole)
+    options_of_whole = [*options, "--trainer.default_root_dir", whole]
+    assert run_and_be_killed(options_of_whole, None, 0) == 0
     options += ["--trainer.default_root_dir", killed]
     for moment, calls in KILLS:
         assert run_and_be_killed(options, moment, calls) == -signal.SIGKILL, moment
