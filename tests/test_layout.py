@@ -40,7 +40,7 @@ ROOMS = (
     ("layers",),
     ("bridges", "running"),
     ("models",),
-    ("presets", "testing"),
+    ("presets", "testing", "hub"),
     ("train",),
 )
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
