@@ -34,7 +34,7 @@ from .running import (
 from .testing import check_bijection
 from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic, SigmoidAffine
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _former_names.install()
 orientation.watch()
