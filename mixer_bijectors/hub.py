@@ -175,13 +175,13 @@ class MixerFlow(
         TypeError: an argument that JSON cannot hold.
 
     Example:
-        ```python
-        from mixer_bijectors.hub import MixerFlow
-
-        model = MixerFlow((3, 32, 32), 4, num_layers=8, shift="cyclic", neighbourhood=3)
-        model.save_pretrained("flowers")  # or model.push_to_hub("user/flowers")
-        model = MixerFlow.from_pretrained("flowers")
-        ```
+        >>> from mixer_bijectors.hub import MixerFlow
+        >>> model = MixerFlow((3, 16, 16), 4, num_layers=2, hidden_features=16)
+        >>> model.arguments["num_layers"]
+        2
+        >>> model.save_pretrained("flowers")  # doctest: +SKIP
+        >>> model.push_to_hub("user/flowers")  # doctest: +SKIP
+        >>> model = MixerFlow.from_pretrained("flowers")  # doctest: +SKIP
     """
 
 
