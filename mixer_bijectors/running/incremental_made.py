@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Generator
-from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +32,17 @@ _MIN_PRODUCTS = 1 << 17
 # A layer that is called once for each degree, with the units of that degree alone.
 _DegreeLayer = Callable[[Tensor], Tensor]
 _DegreeSteps = Generator[Tensor, Tensor, None]
+
+# The scales of affine layers. Each map is x = (y - shift) / scale, and to compute x alone takes
+# a third of the calls of the layer's own method, which also returns the log-determinant.
+_SCALES: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "normflows.flows.affine.autoregressive.MaskedAffineAutoregressive": lambda layer, a: (
+        torch.sigmoid(a + 2.0) + 1e-3
+    ),
+    "nflows.transforms.autoregressive.MaskedAffineAutoregressiveTransform": lambda layer, a: (
+        F.softplus(a) + layer._epsilon
+    ),
+}
 
 
 def supports(layer: Any, features: int) -> bool:
@@ -95,36 +105,40 @@ def _solve_in_order(
     # Features and units are rows, whose samples lie next to each other in memory.
     rows = y.t().index_select(0, order)
     x = rows[:0]
-    solved: list[Tensor] = []
-    log_dets = []
+    all_params: list[Tensor] = []
     for row in rows.split(1):
         params = net(x, context)
-        if not solved and isinstance(layer, Autoregressive) and layer.first is not None:
+        if not all_params and isinstance(layer, Autoregressive) and layer.first is not None:
             params = params + layer.first(context).t()
-        column, log_det = step(row.t(), params.t())
-        x = column.t()
-        solved.append(x)
-        log_dets.append(log_det)
-    x = torch.cat(solved).index_select(0, order.argsort()).t()
-    return x.to(y.dtype), torch.stack(log_dets).sum(0).to(y.dtype)
+        all_params.append(params)
+        x = step(row, params)
+    # The parameters are known now, so that all features are mapped in one call of the layer.
+    x, log_det = _map(layer, rows.t(), torch.stack(all_params).movedim(-1, 0))
+    x = x.index_select(1, order.argsort())
+    return x.to(y.dtype), log_det.to(y.dtype)
 
 
 def _net(layer: Any) -> Any:
     return layer.net if isinstance(layer, Autoregressive) else layer.autoregressive_net
 
 
-def _feature_map(layer: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The map of one feature (batch, 1), given its parameters (batch, num_params)."""
+def _map(layer: Any, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (batch, features), given their parameters (batch, features, num_params)."""
     if isinstance(layer, Autoregressive):
+        x, log_derivative = layer.univariate(y, params)
+        return x, log_derivative.sum(1)
+    return elementwise_inverse(layer, y, params.flatten(1))
 
-        def step(y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-            x, log_derivative = layer.univariate(y, params.unsqueeze(1))
-            return x, log_derivative.squeeze(1)
 
-        return step
-    layer = copy.copy(layer)
-    layer.features = 1
-    return partial(elementwise_inverse, layer)
+def _feature_map(layer: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """The map of one feature (1, batch), given its parameters (num_params, batch)."""
+    scale = _SCALES.get(full_name(type(layer)))
+    if scale is not None and is_unchanged(type(layer), "_unconstrained_scale_and_shift"):
+        return lambda y, params: (y - params[1:]) / scale(layer, params[:1])
+    if not isinstance(layer, Autoregressive):
+        layer = copy.copy(layer)
+        layer.features = 1
+    return lambda y, params: _map(layer, y.t(), params.t().unsqueeze(1))[0].t()
 
 
 class _Degrees:
