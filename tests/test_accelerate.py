@@ -18,6 +18,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
+from mixer_bijectors.running import incremental_made
 from mixer_bijectors.running.exchange import Faster
 
 MASK = [1, 0, 1, 0]
@@ -262,8 +263,11 @@ def test_twice_is_once(name):
 
 
 @pytest.mark.parametrize("first", [mb.accelerate, mb.accelerate_sampling])
+@pytest.mark.parametrize("incrementally", [False, True])
 @pytest.mark.parametrize("name", ["nflows autoregressive", "normflows autoregressive"])
-def test_either_order_with_accelerate_sampling(name, first):
+def test_either_order_with_accelerate_sampling(name, incrementally, first, monkeypatch):
+    if incrementally:
+        monkeypatch.setattr(incremental_made, "_MIN_PRODUCTS", 0)
     layer, x, _ = case(name)
     (second,) = {mb.accelerate, mb.accelerate_sampling} - {first}
     holder = nn.ModuleList([copy.deepcopy(layer)])
@@ -273,6 +277,7 @@ def test_either_order_with_accelerate_sampling(name, first):
     for direction in ("forward", "inverse"):
         got, want = (getattr(m, direction)(x) for m in (holder[0], layer))
         assert_close(got, want, atol=1e-6, rtol=1e-6)
+    assert (holder[0].last_iterations == 1) == incrementally
     assert not exchanged(mb.restore(holder))
 
 

@@ -73,7 +73,7 @@ def uniform_basis(u: Tensor, grid_size: int, order: int) -> Tensor:
         values = (r * r * r / 6, *middle, t * t * t / 6)
     index = cell.long().unsqueeze(-2) + torch.arange(order + 1, device=u.device).unsqueeze(-1)
     padded = v.new_zeros(*v.shape[:-1], grid_size + 3 * order, v.shape[-1])
-    padded.scatter_add_(-2, index, torch.stack(values, dim=-2))
+    padded.scatter_(-2, index, torch.stack(values, dim=-2))
     return padded[..., order:-order, :]
 
 
