@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_size, is_concrete, is_traced
-from .._dependencies import child_modules, has_hooks, run_uncompiled
+from .._dependencies import (
+    all_modules,
+    all_parameters,
+    child_modules,
+    has_hooks,
+    run_uncompiled,
+)
 from ..chain import Chain
 from ..flow import Flow, apply_flow
 from .recomputation import Pass, anchor, apply_without_graph
@@ -76,7 +82,7 @@ class Reversal:
         context: Tensor | None,
         inverse: bool,
     ) -> tuple[Tensor, Tensor]:
-        parameters = [p for _, flow in numbered for p in flow.parameters()]
+        parameters = [p for _, flow in numbered for p in all_parameters(flow)]
         if not _is_ordinary(x, context, parameters, numbered):
             return _run(numbered, x, context, inverse)
         self.last_pass = through = Pass(inverse)
@@ -106,7 +112,7 @@ class Reversal:
     ) -> Treatment:
         """The treatment of a layer, found on the first batch in each combination of modes."""
         device = "cpu" if x.device.type == "meta" else x.device.type
-        modes = tuple(module.training for module in flow.modules())
+        modes = tuple(module.training for module in all_modules(flow))
         autocast = torch.is_autocast_enabled(device)
         key = (index, type(flow).__name__, inverse, x.dtype, autocast, modes)
         if key not in self.treatments:

@@ -83,6 +83,25 @@ class Affine(Univariate):
             y = torch.addcmul(shift, x, log_scale.exp())
         return y, log_scale.expand_as(y)
 
+    def pull_back(
+        self, y: Tensor, params: Tensor, inverse: bool, grad_y: Tensor, grad_log: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The `x` that leads to `y`, and gradients there, in closed form."""
+        a, shift = params.to(torch.promote_types(y.dtype, torch.float32)).unbind(-1)
+        bend = 1 + a.abs() / self.max_log_scale
+        scale = (a / bend).exp()
+        if inverse:
+            x, grad_x = torch.addcmul(shift, y, scale), grad_y / scale
+            grad_shift, grad_scale = -grad_x, -torch.addcmul(grad_log, grad_y, y)
+        else:
+            rest = y - shift
+            x, grad_x = rest / scale, grad_y * scale
+            grad_shift, grad_scale = grad_y, torch.addcmul(grad_log, grad_y, rest)
+        # Parameter by parameter in memory, as couplings compute them.
+        both = torch.stack((grad_scale / bend.square(), grad_shift), dim=-2)
+        grad_params = both.transpose(-1, -2).sum_to_size(params.shape).to(params.dtype)
+        return x.to(y.dtype), grad_x.to(y.dtype), grad_params
+
 
 @dataclass(frozen=True)
 class SigmoidAffine(Univariate):
