@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import normflows as nf
 import torch
 from torch import Tensor, nn
 
+from .._checks import imported_class
 from .._dependencies import all_parameters, has_hooks, is_compiled
 from ..chain import Chain
 from ..flow import apply_flow, no_autocast
@@ -62,6 +64,12 @@ class PullBack:
         if rule is not None:
             return rule(self, layer, y, context, grad_y, grad_log_det)
         return self.by_autograd(layer, y, context, grad_y, grad_log_det)
+
+    def turned(self) -> "PullBack":
+        """This for layers that are run in the other direction; gradients are added up here."""
+        other = PullBack(inverse=not self.inverse)
+        other.grads = self.grads
+        return other
 
     def by_autograd(
         self,
@@ -124,8 +132,15 @@ _Rule = Callable[[PullBack, Any, Tensor, Tensor | None, Tensor, Tensor], tuple[T
 
 def _rule(layer: nn.Module, y: Tensor, context: Tensor | None) -> _Rule | None:
     """The rule of a layer that runs the methods of a class which has one."""
+    if has_hooks(layer) or is_compiled(layer):
+        return None
+    splines = tuple(imported_class(*name) for name in _SPLINES)
+    if isinstance(layer, splines):
+        from . import spline_gradients  # imports nflows
+
+        return spline_gradients.rule(layer, y, context)
     kind = next((kind for kind in _RULES if isinstance(layer, kind)), None)
-    if kind is None or has_hooks(layer) or is_compiled(layer):
+    if kind is None:
         return None
     if not runs_methods_of(layer, kind):
         return None
@@ -140,16 +155,29 @@ def _rule(layer: nn.Module, y: Tensor, context: Tensor | None) -> _Rule | None:
 
 def _pull_back_chain(
     pull: PullBack,
-    layer: Chain | NamedChain,
+    layer: Chain | NamedChain | nf.flows.GlowBlock,
     y: Tensor,
     context: Tensor | None,
     grad_y: Tensor,
     grad_log_det: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    parts = list(layer.flows if isinstance(layer, Chain) else layer.parts)
+    parts: list[Any] = layer.parts if isinstance(layer, NamedChain) else [*layer.flows]
     for part in parts if pull.inverse else reversed(parts):
         y, grad_y = pull(part, y, context, grad_y, grad_log_det)
     return y, grad_y
+
+
+def _pull_back_turned(
+    pull: PullBack,
+    layer: nf.flows.Reverse | nf.flows.CoupledRationalQuadraticSpline,
+    y: Tensor,
+    context: Tensor | None,
+    grad_y: Tensor,
+    grad_log_det: Tensor,
+) -> tuple[Tensor, Tensor]:
+    if isinstance(layer, nf.flows.Reverse):  # which hands on no context
+        return pull.turned()(layer.flow, y, None, grad_y, grad_log_det)
+    return pull.turned()(layer.prqct, y, context, grad_y, grad_log_det)
 
 
 def _pull_back_lift(
@@ -268,6 +296,20 @@ _RULES: dict[type[nn.Module], _Rule] = {
     **_WITHOUT_PARTS,
     **dict.fromkeys((ChannelMixing, PatchMixing, PixelMixing), _pull_back_lift),
     **dict.fromkeys((Chain, MixingLayer, MixingStep, NeighbourhoodStep), _pull_back_chain),
+    nf.flows.GlowBlock: _pull_back_chain,
+    **dict.fromkeys(
+        (nf.flows.Reverse, nf.flows.CoupledRationalQuadraticSpline), _pull_back_turned
+    ),
     **dict.fromkeys((Patchify, CyclicShift), _pull_back_permutation),
     Shift: _pull_back_shift,
 }
+# Splines of normflows and nflows, as module and class.
+_SPLINES = tuple(
+    (module, f"PiecewiseRationalQuadratic{kind}")
+    for module, kind in (
+        ("nflows.transforms.coupling", "CouplingTransform"),
+        ("nflows.transforms.nonlinearities", "CDF"),
+        ("normflows.flows.neural_spline.coupling", "Coupling"),
+        ("normflows.flows.neural_spline.coupling", "CDF"),
+    )
+)

@@ -53,7 +53,7 @@ class Univariate(ABC):
     def pull_back(
         self, y: Tensor, params: Tensor, inverse: bool, grad_y: Tensor, grad_log: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The `x` that `self(x, params, inverse)` maps to `y`, and the gradients of a loss there.
+        """The `x` that `self(x, params, inverse)` maps to `y`, and gradients of a loss there.
 
         Training that keeps no activations runs this in the backward pass. A subclass whose
         inverse and derivatives have terms in common may define it in closed form.
