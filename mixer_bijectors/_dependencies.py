@@ -30,6 +30,7 @@ __all__ = [
     "is_compiled",
     "is_empty",
     "is_function_transformed",
+    "matrix_of_convolution",
     "module_versions",
     "run_uncompiled",
     "uncompiled",
@@ -156,6 +157,12 @@ def module_versions(state: dict[str, Any]) -> dict[str, Any]:
 def flows_of_composite(composite: Any) -> list[nn.Module]:
     """The flows that `normflows.flows.Composite` is made of."""
     return list(composite._flows)
+
+
+def matrix_of_convolution(layer: Any, *, inverse: bool) -> Tensor:
+    """The matrix of `normflows.flows.Invertible1x1Conv(use_lu=True)`, or its inverse."""
+    matrix: Tensor = layer._assemble_W(inverse)
+    return matrix
 
 
 def elementwise_inverse(layer: Any, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
