@@ -5,6 +5,10 @@ beyond the model, its gradients and the batch; beside it stands the growth of th
 Activation checkpointing is that of PyTorch, around each layer. Time is processor time on one
 thread. All ways take turns in one process, on the same weights.
 
+`--trained` compares gradients after training: each model takes so many steps of Adam on random
+walks, and then the gradients of one batch are compared, plain and reversible, in float32 and,
+for the same weights, in float64.
+
 `--largest` estimates the side of the largest square image that trains within 16 GiB at batch
 4, parameters, gradients and the moments of Adam included. Bytes are measured at two sides, and
 taken to grow linearly with the number of pixels from there on, which is an extrapolation.
@@ -84,7 +88,12 @@ SETTINGS: dict[str, tuple[Make, tuple[int, ...], tuple[int, ...], tuple[int, ...
     "MixerFlow, 32 pixels": (partial(mixer_flow, 32), (4, 8, 32, 128), (2, 4), (16, 3, 32, 32)),
     "MixerFlow, 128 pixels": (partial(mixer_flow, 128), (4, 8, 32, 128), (), (2, 3, 128, 128)),
     "normflows' Glow, 64 pixels": (partial(glow, 64), (4, 8, 16, 32), (), (4, 3, 64, 64)),
-    "nflows' NSF, 64 features": (partial(neural_splines, 64), (4, 8, 32), (2, 4), (256, 64)),
+    "nflows' NSF, 64 features": (
+        partial(neural_splines, 64),
+        (4, 8, 32, 128),
+        (2, 4),
+        (256, 64),
+    ),
 }
 
 
@@ -215,6 +224,39 @@ def measure(name: str, make: Make, depth: int, shape: tuple[int, ...], repeats: 
     return row
 
 
+def walks(shape: tuple[int, ...]) -> Tensor:
+    """Random walks along each row, so that there is something to learn."""
+    return torch.tanh(torch.randn(shape).cumsum(-1) / shape[-1] ** 0.5)
+
+
+def after_training(
+    name: str, make: Make, depth: int, shape: tuple[int, ...], steps: int
+) -> dict[str, Any]:
+    """Relative difference of all gradients, plain and reversible, of a trained model."""
+    torch.manual_seed(0)
+    model = make(depth)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        step(model, walks(shape))
+        optimizer.step()
+    x = walks(shape)
+    row: dict[str, Any] = {"model": name, "layers": depth, "steps": steps}
+    for dtype, label in ((torch.float32, "float32"), (torch.float64, "float64")):
+        found = []
+        for way in ("plain", "reversible"):
+            one = changed(model, way).to(dtype)
+            one.zero_grad()
+            step(one, x.to(dtype))
+            grads = [p.grad.flatten() for p in one.parameters() if p.grad is not None]
+            found.append(torch.cat(grads).double())
+        difference = (found[1] - found[0]).norm() / found[0].norm()
+        row[f"gradients differ by, {label}"] = f"{difference:.0e}"
+        drifts = [getattr(module, "last_drift", None) for module in one.modules()]
+        row[f"drift, {label}"] = f"{max(float(d) for d in drifts if d is not None):.0e}"
+    return row
+
+
 def largest(tiny: bool) -> Iterator[dict[str, Any]]:
     """Sides of the largest images, by way and model, at batch 4."""
     depth = 2 if tiny else 32
@@ -246,6 +288,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="start of names of models", default=[""])
     parser.add_argument("--layers", type=int, nargs="+", help="depths in place of the default")
+    parser.add_argument("--trained", type=int, help="compare after so many steps instead")
     parser.add_argument("--largest", action="store_true", help="estimate the largest image")
     parser.add_argument("--tiny", action="store_true", help="small models, as a check")
     parser.add_argument("--json", help="write the rows to this file")
@@ -257,7 +300,10 @@ def main() -> None:
         if not name.startswith(tuple(options.only)):
             continue
         for depth in options.layers or (few if options.tiny else depths):
-            rows.append(measure(name, make, depth, shape, options.repeats))
+            if options.trained:
+                rows.append(after_training(name, make, depth, shape, options.trained))
+            else:
+                rows.append(measure(name, make, depth, shape, options.repeats))
             print(rows[-1], flush=True)
     if rows:
         print_table(rows)

@@ -145,9 +145,7 @@ def _rule(layer: nn.Module, y: Tensor, context: Tensor | None) -> _Rule | None:
         return None
     if not runs_methods_of(layer, kind):
         return None
-    if (
-        kind in _WITHOUT_PARTS or kind in glow_gradients.RULES
-    ):  # which convert what is of another precision
+    if kind in _WITHOUT_PARTS:  # which convert what is of another precision
         given = (y, y if context is None else context)
         if any(p.dtype != t.dtype for p in all_parameters(layer)[:1] for t in given):
             return None
@@ -294,12 +292,12 @@ _WITHOUT_PARTS: dict[type[nn.Module], _Rule] = {
     MatrixCoupling: _pull_back_coupling,
     LULinear: _pull_back_linear,
     ActNorm: _pull_back_actnorm,
+    **glow_gradients.RULES,
 }
 _RULES: dict[type[nn.Module], _Rule] = {
     **_WITHOUT_PARTS,
     **dict.fromkeys((ChannelMixing, PatchMixing, PixelMixing), _pull_back_lift),
     **dict.fromkeys((Chain, MixingLayer, MixingStep, NeighbourhoodStep), _pull_back_chain),
-    **glow_gradients.RULES,
     nf.flows.GlowBlock: _pull_back_chain,
     **dict.fromkeys(
         (nf.flows.Reverse, nf.flows.CoupledRationalQuadraticSpline), _pull_back_turned
