@@ -5,9 +5,14 @@ beyond the model, its gradients and the batch; beside it stands the growth of th
 Activation checkpointing is that of PyTorch, around each layer. Time is processor time on one
 thread. All ways take turns in one process, on the same weights.
 
+`--trained` compares gradients after training: each model takes so many steps of Adam on random
+walks, and then the gradients of one batch are compared, plain and reversible, in float32 and,
+for the same weights, in float64.
+
 `--largest` estimates the side of the largest square image that trains within 16 GiB at batch
 4, parameters, gradients and the moments of Adam included. Bytes are measured at two sides, and
-taken to grow linearly with the number of pixels from there on, which is an extrapolation.
+taken to grow linearly with the number of pixels from there on, which is an extrapolation. The
+check is what a step at a third side needs, measured, over what the extrapolation says.
 """
 
 import argparse
@@ -84,7 +89,12 @@ SETTINGS: dict[str, tuple[Make, tuple[int, ...], tuple[int, ...], tuple[int, ...
     "MixerFlow, 32 pixels": (partial(mixer_flow, 32), (4, 8, 32, 128), (2, 4), (16, 3, 32, 32)),
     "MixerFlow, 128 pixels": (partial(mixer_flow, 128), (4, 8, 32, 128), (), (2, 3, 128, 128)),
     "normflows' Glow, 64 pixels": (partial(glow, 64), (4, 8, 16, 32), (), (4, 3, 64, 64)),
-    "nflows' NSF, 64 features": (partial(neural_splines, 64), (4, 8, 32), (2, 4), (256, 64)),
+    "nflows' NSF, 64 features": (
+        partial(neural_splines, 64),
+        (4, 8, 32, 128),
+        (2, 4),
+        (256, 64),
+    ),
 }
 
 
@@ -215,18 +225,54 @@ def measure(name: str, make: Make, depth: int, shape: tuple[int, ...], repeats: 
     return row
 
 
+def walks(shape: tuple[int, ...]) -> Tensor:
+    """Random walks along each row, so that there is something to learn."""
+    return torch.tanh(torch.randn(shape).cumsum(-1) / shape[-1] ** 0.5)
+
+
+def after_training(
+    name: str, make: Make, depth: int, shape: tuple[int, ...], steps: int
+) -> dict[str, Any]:
+    """Relative difference of all gradients, plain and reversible, of a trained model."""
+    torch.manual_seed(0)
+    model = make(depth)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        step(model, walks(shape))
+        optimizer.step()
+    x = walks(shape)
+    row: dict[str, Any] = {"model": name, "layers": depth, "steps": steps}
+    for dtype, label in ((torch.float32, "float32"), (torch.float64, "float64")):
+        found = []
+        for way in ("plain", "reversible"):
+            one = changed(model, way).to(dtype)
+            one.zero_grad()
+            step(one, x.to(dtype))
+            grads = [p.grad.flatten() for p in one.parameters() if p.grad is not None]
+            found.append(torch.cat(grads).double())
+        difference = (found[1] - found[0]).norm() / found[0].norm()
+        row[f"gradients differ by, {label}"] = f"{difference:.0e}"
+        drifts = [getattr(module, "last_drift", None) for module in one.modules()]
+        row[f"drift, {label}"] = f"{max(float(d) for d in drifts if d is not None):.0e}"
+    return row
+
+
 def largest(tiny: bool) -> Iterator[dict[str, Any]]:
     """Sides of the largest images, by way and model, at batch 4."""
     depth = 2 if tiny else 32
-    cases: dict[str, tuple[Callable[..., nn.Module], tuple[int, int]]] = {
-        "normflows' Glow, 3 levels of 32, 256 channels": (partial(glow, hidden=256), (32, 64)),
-        "MixerFlow, 32 layers": (mixer_flow, (72, 128)),
+    cases: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
+        "normflows' Glow, 3 levels of 32, 256 channels": (
+            partial(glow, hidden=256),
+            (32, 64, 128),
+        ),
+        "MixerFlow, 32 layers": (mixer_flow, (72, 128, 200)),
     }
     for name, (make, sides) in cases.items():
         row: dict[str, Any] = {"model": name}
         for way in WAYS:
             totals = []
-            for side in (32, 64) if tiny else sides:
+            for side in (32, 64, 72) if tiny else sides:
                 torch.manual_seed(0)
                 x = 2 * torch.rand(4, 3, side, side) - 1
                 plain = make(side, depth)
@@ -235,9 +281,12 @@ def largest(tiny: bool) -> Iterator[dict[str, Any]]:
                 model = changed(plain, way)
                 held = sum(4 * p.numel() * p.element_size() for p in model.parameters())
                 totals.append((side**2, held + x.nbytes + peak_bytes(model, x)))
-            (few, small), (many, large) = totals
+            (few, small), (many, large), (most, found) = totals
             slope = (large - small) / (many - few)
             row[way] = f"{((LIMIT - small) / slope + few) ** 0.5:.0f}"
+            row[f"check, {way}"] = f"{found / (small + slope * (most - few)):.2f}"
+            sizes = [f"{pixels**0.5:.0f}: {n / MIB:.0f} MiB" for pixels, n in totals]
+            print(way, sizes, flush=True)
         yield row
 
 
@@ -246,7 +295,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="start of names of models", default=[""])
     parser.add_argument("--layers", type=int, nargs="+", help="depths in place of the default")
-    parser.add_argument("--largest", action="store_true", help="estimate the largest image")
+    parser.add_argument("--trained", type=int, help="compare after so many steps instead")
+    parser.add_argument(
+        "--largest", action="store_true", help="estimate the largest image alone"
+    )
     parser.add_argument("--tiny", action="store_true", help="small models, as a check")
     parser.add_argument("--json", help="write the rows to this file")
     options = parser.parse_args()
@@ -254,10 +306,13 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*is deprecated")
     rows = []
     for name, (make, depths, few, shape) in SETTINGS.items():
-        if not name.startswith(tuple(options.only)):
+        if options.largest or not name.startswith(tuple(options.only)):
             continue
         for depth in options.layers or (few if options.tiny else depths):
-            rows.append(measure(name, make, depth, shape, options.repeats))
+            if options.trained:
+                rows.append(after_training(name, make, depth, shape, options.trained))
+            else:
+                rows.append(measure(name, make, depth, shape, options.repeats))
             print(rows[-1], flush=True)
     if rows:
         print_table(rows)

@@ -17,6 +17,9 @@ from torch.distributions.transforms import _InverseTransform as InverseTransform
 
 __all__ = [
     "InverseTransform",
+    "all_modules",
+    "all_parameters",
+    "all_tensors",
     "child_modules",
     "constant_in_graphs",
     "elementwise_inverse",
@@ -27,6 +30,7 @@ __all__ = [
     "is_compiled",
     "is_empty",
     "is_function_transformed",
+    "matrix_of_convolution",
     "module_versions",
     "run_uncompiled",
     "uncompiled",
@@ -75,6 +79,31 @@ def child_modules(module: nn.Module) -> dict[str, nn.Module | None]:
     """
     children: dict[str, nn.Module | None] = vars(module).get("_modules", {})
     return children
+
+
+def all_modules(module: nn.Module) -> list[nn.Module]:
+    """What `list(module.modules())` is, in a fraction of the time."""
+    found: dict[nn.Module, None] = {}
+    waiting = [module]
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found[one] = None
+            children = reversed(child_modules(one).values())
+            waiting += [child for child in children if child is not None]
+    return list(found)
+
+
+def all_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """What `list(module.parameters())` is, in a fraction of the time."""
+    tables = [one._parameters for one in all_modules(module)]
+    return [*dict.fromkeys(p for table in tables for p in table.values() if p is not None)]
+
+
+def all_tensors(module: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of a module and of all that are in it."""
+    tables = [t for one in all_modules(module) for t in (one._parameters, one._buffers)]
+    return [tensor for table in tables for tensor in table.values() if tensor is not None]
 
 
 def with_children(module: nn.Module, children: dict[str, nn.Module | None]) -> nn.Module:
@@ -128,6 +157,12 @@ def module_versions(state: dict[str, Any]) -> dict[str, Any]:
 def flows_of_composite(composite: Any) -> list[nn.Module]:
     """The flows that `normflows.flows.Composite` is made of."""
     return list(composite._flows)
+
+
+def matrix_of_convolution(layer: Any, *, inverse: bool) -> Tensor:
+    """The matrix of `normflows.flows.Invertible1x1Conv(use_lu=True)`, or its inverse."""
+    matrix: Tensor = layer._assemble_W(inverse)
+    return matrix
 
 
 def elementwise_inverse(layer: Any, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,13 @@ def make_flow(kind):
     if kind == "residual":  # draws random numbers, and is normalised after each step
         return mb.presets.residual((1, 4, 6), 2, 1, hidden_features=8)
     return mb.MixerFlow(
-        (1, 4, 6), 2, num_layers=1, shift_every=1, hidden_features=8, num_classes=3
+        (1, 4, 6),
+        2,
+        num_layers=1,
+        shift_every=1,
+        hidden_features=8,
+        num_classes=3,
+        reversible=kind == "reversible",
     )
 
 

@@ -92,6 +92,7 @@ def fit(
         {},
         {"average": True},
         {"kind": "residual"},
+        {"kind": "reversible"},
         {"accumulate_grad_batches": 2},
         {"val_check_interval": 2},
         {"max_steps": -1, "max_epochs": 3},
@@ -106,6 +107,15 @@ def test_resumes_exactly_from_every_step(tmp_path, options):
         path = tmp_path / "whole" / f"step={step}.ckpt"
         resumed = fit(tmp_path / f"from-{step}", ckpt_path=path, **options)
         assert_same(resumed, seen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["conditional", "reversible"])
+def test_compiled_runs_resume_exactly(tmp_path, kind):
+    options = {"settings": {"compile": True}, "max_steps": 6}
+    seen = fit(tmp_path / "whole", kind, **options)
+    path = tmp_path / "whole" / "step=3.ckpt"
+    assert_same(fit(tmp_path / "on", kind, ckpt_path=path, **options), seen)
 
 
 @pytest.mark.parametrize(
@@ -222,10 +232,12 @@ KILLS = [
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_path):
+@pytest.mark.parametrize("reversible", ["false", "true"], ids=["plain", "reversible"])
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_path, reversible):
     callbacks = "lightning.pytorch.callbacks"
     options = [
         *("fit", *QUIET, *TINY, "--trainer.max_steps", 26, "--ckpt_path", "last"),
+        *("--model.flow.init_args.reversible", reversible),
         f"--trainer.callbacks+={callbacks}.ModelCheckpoint",
         *("--trainer.callbacks.monitor", "val/bits_per_dim"),
         *("--trainer.callbacks.filename", "best"),

@@ -600,6 +600,23 @@ def test_training_goes_on_as_if_it_had_not_been_cut_off():
     assert_close(other.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MixerFlow", "spline", "Glow", "nflows"])
+def test_gradients_after_training_are_those_of_plain_models(name):
+    """Reconstruction goes through trained layers, which are no longer near the identity."""
+    _, model = models(name, torch.float32)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nll(model, data(name, torch.float32, 16).mul(0.5)).backward()
+        optimizer.step()
+    plain = MODELS[name]()
+    plain.load_state_dict(model.state_dict())
+    for dtype, bound in BOUNDS.items():
+        pair = plain.to(dtype), copy.deepcopy(model).to(dtype)
+        assert_same_gradients(*pair, nll, data(name, dtype).mul(0.5), bound=bound)
+
+
 def test_lipschitz_updates_between_steps():
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002

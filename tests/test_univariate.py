@@ -35,6 +35,21 @@ class TestUnivariate:
         assert_close(log_derivative_back, -log_derivative, atol=1e-5, rtol=1e-5)
 
     @DIRECTIONS
+    @pytest.mark.parametrize("shape", [(3,), (1,), ()], ids=["each", "shared", "one"])
+    def test_pulls_back_as_autograd_does(self, univariate, inverse, shape):
+        x, _ = draw(univariate)
+        params = torch.randn(*shape, univariate.num_params).double().requires_grad_()
+        x.requires_grad_()
+        y, log_derivative = univariate(x, params, inverse)
+        grads = torch.randn_like(y), torch.randn_like(y)
+        pairs = [(y, grads[0]), (log_derivative, grads[1])]
+        results, given = zip(*[pair for pair in pairs if pair[0].requires_grad])
+        wanted = torch.autograd.grad(results, (x, params), given)
+        got = univariate.pull_back(y.detach(), params.detach(), inverse, *grads)
+        # An input beside a knot may be found in either of two bins.
+        assert_close(got, (x.detach(), *wanted), rtol=1e-6, atol=1e-6)
+
+    @DIRECTIONS
     def test_zero_parameters_are_the_identity(self, univariate, inverse):
         x = torch.randn(50, 4, dtype=torch.float64)
         params = torch.zeros(50, 4, univariate.num_params, dtype=torch.float64)
@@ -259,3 +274,17 @@ def test_wrong_arguments_are_one_sentence(error, x, params, message):
 
     with pytest.raises(error, match=f"RationalQuadratic: .*{message}"):
         mb.RationalQuadratic()(zeros(*x), zeros(*params))
+
+
+def test_another_map_does_not_pull_back_as_its_base_class_does():
+    class Doubled(mb.Affine):
+        def transform(self, x, params, inverse):
+            y, log_derivative = super().transform(x / 2 if inverse else x, params, inverse)
+            return y if inverse else 2 * y, log_derivative + (-1 if inverse else 1) * math.log(
+                2
+            )
+
+    x, params = draw(Doubled())
+    y, _ = Doubled()(x, params)
+    back, _, _ = Doubled().pull_back(y, params, False, torch.ones_like(y), torch.ones_like(y))
+    assert_close(back, x)

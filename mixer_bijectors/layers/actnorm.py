@@ -69,11 +69,16 @@ class ActNorm(Bijection):
     ) -> tuple[Tensor, Tensor]:
         if self._awaits_first_batch():
             self._initialize(x, inverse=inverse)
-        given, log_det = x.to(self.shift.dtype), self.log_scale.sum()
+        scale, shift, log_det = self.affine(inverse=inverse)
+        return torch.addcmul(shift, x.to(self.shift.dtype), scale), log_det
+
+    def affine(self, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale and shift (features,) of one direction, and its log_det ()."""
+        log_det = self.log_scale.sum()
         if inverse:
             scale = (-self.log_scale).exp()
-            return torch.addcmul(-self.shift * scale, given, scale), -log_det
-        return torch.addcmul(self.shift, given, self.log_scale.exp()), log_det
+            return scale, -self.shift * scale, -log_det
+        return self.log_scale.exp(), self.shift, log_det
 
     def _awaits_first_batch(self) -> bool:
         if not self.training:

@@ -11,10 +11,43 @@ from ..bijection import Bijection
 from ..nets import ResidualMLP
 from ..univariate import Affine, Univariate
 
-__all__ = ["Coupling", "couple"]
+__all__ = ["Coupling", "HalvesCoupling"]
 
 
-class Coupling(Bijection):
+class HalvesCoupling(Bijection):
+    """A coupling, of which subclasses define the halves.
+
+    A subclass sets `univariate` and `net`.
+    """
+
+    univariate: Univariate
+    net: nn.Module
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The half that stays, and the half that is transformed."""
+        raise NotImplementedError
+
+    def join(self, kept: Tensor, transformed: Tensor) -> Tensor:
+        """The whole of both halves."""
+        raise NotImplementedError
+
+    def params(self, kept: Tensor, context: Tensor | None) -> Tensor:
+        """What the net computes of the half that stays, (..., num_params)."""
+        given = kept.to(next(self.net.parameters(), kept).dtype)
+        params = self.net(given) if context is None else self.net(given, context)
+        # Parameter-major: each parameter of all features is one contiguous run of memory.
+        return params.unflatten(-1, (self.univariate.num_params, -1)).transpose(-1, -2)
+
+    def transform(
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        kept, transformed = self.split(x)
+        params = self.params(kept, context)
+        transformed, log_derivative = self.univariate(transformed, params, inverse)
+        return self.join(kept, transformed), log_derivative.flatten(1).sum(1)
+
+
+class Coupling(HalvesCoupling):
     r"""Transforms one half of the features with parameters that a net computes from the other.
 
     .. math:: x_1 = z_1, \qquad x_2 = f(z_2; \mathrm{net}(z_1, \mathrm{context}))
@@ -82,30 +115,10 @@ class Coupling(Bijection):
             context_features=context_features,
         )
 
-    def transform(
-        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        x1, x2 = x.split(self.sizes, dim=1)
-        kept, transformed = (x2, x1) if self.reverse else (x1, x2)
-        transformed, log_det = couple(
-            self.net, self.univariate, kept, transformed, context, inverse
-        )
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = x.split(self.sizes, dim=1)
+        return (second, first) if self.reverse else (first, second)
+
+    def join(self, kept: Tensor, transformed: Tensor) -> Tensor:
         halves = (transformed, kept) if self.reverse else (kept, transformed)
-        return torch.cat(halves, dim=1), log_det
-
-
-def couple(
-    net: nn.Module,
-    univariate: Univariate,
-    kept: Tensor,
-    transformed: Tensor,
-    context: Tensor | None,
-    inverse: bool,
-) -> tuple[Tensor, Tensor]:
-    """One half, transformed by what `net` computes of the other, and log_det (batch,)."""
-    given = kept.to(next(net.parameters(), kept).dtype)
-    params = net(given) if context is None else net(given, context)
-    # Parameter-major: each parameter of all features is one contiguous run of memory.
-    params = params.unflatten(-1, (univariate.num_params, -1)).transpose(-1, -2)
-    transformed, log_derivative = univariate(transformed, params, inverse)
-    return transformed, log_derivative.flatten(1).sum(1)
+        return torch.cat(halves, dim=1)

@@ -5,17 +5,16 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from .._checks import check_builder, check_univariate
-from ..bijection import Bijection
 from ..nets import PatchConv
 from ..nets._inputs import patch_count, patch_grid
 from ..univariate import Affine, Univariate
-from .coupling import couple
+from .coupling import HalvesCoupling
 from .matrix_halves import FeatureHalves, PatchHalves
 
 __all__ = ["MatrixCoupling"]
 
 
-class MatrixCoupling(Bijection):
+class MatrixCoupling(HalvesCoupling):
     r"""Transforms one half of the mixer matrix with parameters computed from the other half.
 
     .. math:: X_1 = Z_1, \qquad X_2 = f(Z_2; \mathrm{net}(Z_1, \mathrm{context}))
@@ -102,16 +101,12 @@ class MatrixCoupling(Bijection):
             context_features=context_features,
         )
 
-    def transform(
-        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = self.halves.split(x)
-        kept, transformed = (second, first) if self.reverse else (first, second)
-        transformed, log_det = couple(
-            self.net, self.univariate, kept, transformed, context, inverse
-        )
-        halves = (transformed, kept) if self.reverse else (kept, transformed)
-        return self.halves.join(*halves), log_det
+        return (second, first) if self.reverse else (first, second)
+
+    def join(self, kept: Tensor, transformed: Tensor) -> Tensor:
+        return self.halves.join(*((transformed, kept) if self.reverse else (kept, transformed)))
 
 
 def _halves(

@@ -9,10 +9,10 @@ from ..bijection import Bijection
 from ..declarations import check_flow, context_features, event_shapes
 from ..flow import Flow, apply_flow
 
-__all__ = ["ChannelMixing", "PatchMixing", "PixelMixing"]
+__all__ = ["ChannelMixing", "Lift", "PatchMixing", "PixelMixing"]
 
 
-class _Mixing(Bijection):
+class Lift(Bijection):
     """A vector flow on all vectors along `axis`, as one large batch."""
 
     axis: ClassVar[int]
@@ -42,20 +42,35 @@ class _Mixing(Bijection):
         inverse: bool = False,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
-        batch = x.shape[0]
+        context = self.context_of_vectors(x, context)
+        vectors = self.vectors(x)
+        y, log_det = apply_flow(self.flow, vectors, context, inverse=inverse, **options)
+        return self.whole(y, x), log_det.unflatten(0, (x.shape[0], self.copies(x))).sum(1)
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """All vectors along the axis, as one large batch (batch * copies, size)."""
         rows = x.movedim(self.axis, -1)
-        leading = rows.shape[:-1]
-        copies = prod(leading[1:])  # numel() would turn symbols into numbers
-        if context is not None:
-            context = context.expand(batch, *context.shape[1:]).unsqueeze(1)
-            context = context.expand(-1, copies, *context.shape[2:]).flatten(0, 1)
-        rows = rows.reshape(-1, rows.shape[-1])
-        y, log_det = apply_flow(self.flow, rows, context, inverse=inverse, **options)
-        y = y.unflatten(0, leading).movedim(-1, self.axis)
-        return y, log_det.unflatten(0, (batch, copies)).sum(1)
+        return rows.reshape(-1, rows.shape[-1])
+
+    def whole(self, vectors: Tensor, like: Tensor) -> Tensor:
+        """The matrices or images of such vectors, as many as `like` holds."""
+        leading = like.movedim(self.axis, -1).shape[:-1]
+        return vectors.unflatten(0, leading).movedim(-1, self.axis)
+
+    def copies(self, x: Tensor) -> int:
+        """How many vectors a sample has."""
+        sizes = x.movedim(self.axis, -1).shape[1:-1]
+        return prod(sizes)  # numel() would turn symbols into numbers
+
+    def context_of_vectors(self, x: Tensor, context: Tensor | None) -> Tensor | None:
+        """The context of each sample for each of its vectors."""
+        if context is None:
+            return None
+        context = context.expand(x.shape[0], *context.shape[1:]).unsqueeze(1)
+        return context.expand(-1, self.copies(x), *context.shape[2:]).flatten(0, 1)
 
 
-class ChannelMixing(_Mixing):
+class ChannelMixing(Lift):
     r"""A vector flow over the features of each patch, the same weights for every patch.
 
     Args:
@@ -84,7 +99,7 @@ class ChannelMixing(_Mixing):
     num_axes = 2
 
 
-class PatchMixing(_Mixing):
+class PatchMixing(Lift):
     r"""A vector flow over the patches of each feature, the same weights for every feature.
 
     Args:
@@ -113,7 +128,7 @@ class PatchMixing(_Mixing):
     num_axes = 2
 
 
-class PixelMixing(_Mixing):
+class PixelMixing(Lift):
     r"""A vector flow over the colour channels of each pixel, the same weights for every pixel.
 
     With `LULinear(channels)` it is Glow's invertible 1x1 convolution.

@@ -21,10 +21,10 @@ from .lu_linear import LULinear
 from .matrix_coupling import MatrixCoupling
 from .mixing import ChannelMixing, PatchMixing
 
-__all__ = ["MixingLayer", "MixingStep", "NeighbourhoodStep"]
+__all__ = ["MixingLayer", "MixingStep", "NamedChain", "NeighbourhoodStep"]
 
 
-class _NamedChain(Bijection):
+class NamedChain(Bijection):
     """Composition of flows that have names, given in the order in which `forward` runs them.
 
     A state_dict in which they are numbered, as in a `Chain`, loads too.
@@ -56,11 +56,15 @@ class _NamedChain(Bijection):
         inverse: bool = False,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
-        flows = [getattr(self, name) for name in self.names]
-        return apply_flows(flows, x, context, inverse=inverse, **options)
+        return apply_flows(self.parts, x, context, inverse=inverse, **options)
+
+    @property
+    def parts(self) -> list[Any]:
+        """The flows, in the order in which `forward` runs them."""
+        return [getattr(self, name) for name in self.names]
 
 
-class MixingStep(_NamedChain):
+class MixingStep(NamedChain):
     r"""From data to latent: `actnorm`, a `linear` map, then `couplings`, on vectors.
 
     Args:
@@ -83,7 +87,7 @@ class MixingStep(_NamedChain):
         )
 
 
-class NeighbourhoodStep(_NamedChain):
+class NeighbourhoodStep(NamedChain):
     r"""A mixing step over the features of each patch whose couplings read its neighbours.
 
     Args:
@@ -128,7 +132,7 @@ class NeighbourhoodStep(_NamedChain):
         )
 
 
-class MixingLayer(_NamedChain):
+class MixingLayer(NamedChain):
     r"""A layer of MixerFlow: mixes the features of every patch, then the patches.
 
     From data to latent, over the features of each patch: ActNorm, an LU linear map and two

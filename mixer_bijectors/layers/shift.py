@@ -116,16 +116,25 @@ class Shift(Bijection):
         inverse: bool = False,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
-        patch, (top, left) = self.patch_size, self.offset
+        window, frame = self.take_out(x)
+        window, log_det = apply_flow(self.flow, window, context, inverse=inverse, **options)
+        return self.put_back(window, frame), log_det
+
+    def take_out(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The matrix of the inner image, and the four sides of the frame around it."""
+        top, left = self.offset
         _, height, width = self.window_shape
-        image = join(x, self.image_shape, patch)
+        image = join(x, self.image_shape, self.patch_size)
         above, rows, below = image.tensor_split((top, top + height), dim=2)
         before, window, after = rows.tensor_split((left, left + width), dim=3)
-        inner, log_det = apply_flow(
-            self.flow, cut(window, patch), context, inverse=inverse, **options
-        )
-        rows = torch.cat((before, join(inner, self.window_shape, patch), after), dim=3)
-        return cut(torch.cat((above, rows, below), dim=2), patch), log_det
+        return cut(window, self.patch_size), (above, below, before, after)
+
+    def put_back(self, window: Tensor, frame: tuple[Tensor, ...]) -> Tensor:
+        """The matrix of the image whose inner image and frame are given."""
+        above, below, before, after = frame
+        inner = join(window, self.window_shape, self.patch_size)
+        rows = torch.cat((before, inner, after), dim=3)
+        return cut(torch.cat((above, rows, below), dim=2), self.patch_size)
 
 
 class CyclicShift(Bijection):

@@ -59,7 +59,7 @@ class MixerFlow(ImageFlow):
         num_classes: number of classes; 0 makes an unconditional model. Flows that
             `channel_flow` and `patch_flow` build get the labels, one-hot, as their context if
             they take one: build those of normflows with `context_features=num_classes`.
-        reversible: train with memory that does not grow with `num_layers`, in about half
+        reversible: train with memory that does not grow with `num_layers`, in about a third
             more time, see `ReversibleChain`; parameters and their names are the same.
         base: distribution of the latents of shape (num_patches, features), by default a
             standard normal. One whose `log_prob` and `forward` take `y` or `context`, such as

@@ -7,7 +7,7 @@ from torch import nn
 
 from .equations import method_of
 
-__all__ = ["Faster", "exchange", "give_back"]
+__all__ = ["Faster", "exchange", "give_back", "is_known"]
 
 
 class Faster:
@@ -42,7 +42,7 @@ def exchange(layer: nn.Module, faster: type[Faster]) -> bool:
     """Give `layer` the methods of `faster` if they fit it; returns whether it has them now."""
     if isinstance(layer, faster):
         return True
-    if isinstance(layer, Faster) or not _is_known(layer, faster) or not faster.accepts(layer):
+    if isinstance(layer, Faster) or not is_known(layer, faster) or not faster.accepts(layer):
         return False
     layer.__class__ = _derived(faster, type(layer))
     return True
@@ -58,7 +58,8 @@ def give_back(layer: nn.Module) -> bool:
     return True
 
 
-def _is_known(layer: nn.Module, faster: type[Faster]) -> bool:
+def is_known(layer: nn.Module, faster: type[Faster]) -> bool:
+    """Whether a layer runs by the methods that those of `faster` replace."""
     return all(
         any(method_of(layer, name) is function for function in functions)
         for name, functions in faster.known.items()

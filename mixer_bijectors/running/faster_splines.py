@@ -14,10 +14,10 @@ from torch import Tensor
 
 from .._checks import is_readable
 from ..univariate.rational_quadratic_form import Form, softplus_of_one
-from ..univariate.rational_quadratic_kernel import unit_spline
+from ..univariate.rational_quadratic_kernel import pull_back_unit_spline, unit_spline
 from .exchange import Faster
 
-__all__ = ["LAYERS"]
+__all__ = ["LAYERS", "SplineCDF", "SplineCoupling", "pull_back", "table_of", "width_of_net"]
 
 # The `ends` of a `Form` for each kind of tails.
 _ENDS = {None: "free", "linear": "identity", "circular": "equal"}
@@ -56,9 +56,7 @@ class SplineCoupling(_Spline):
     def _piecewise_cdf(
         self: Any, inputs: Tensor, transform_params: Tensor, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
-        net = self.transform_net
-        hidden = getattr(net, "hidden_features", getattr(net, "hidden_channels", 1))
-        return _evaluate(self, inputs, transform_params, inverse, hidden)
+        return _evaluate(self, inputs, transform_params, inverse, width_of_net(self))
 
 
 class SplineAutoregressive(_Spline):
@@ -90,13 +88,24 @@ class SplineCDF(_Spline):
     }
 
     def _spline(self: Any, inputs: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        parts = (
-            self.unnormalized_widths,
-            self.unnormalized_heights,
-            self.unnormalized_derivatives,
-        )
-        outputs, log_slopes = _evaluate(self, inputs, torch.cat(parts, dim=-1), inverse)
+        outputs, log_slopes = _evaluate(self, inputs, table_of(self), inverse)
         return outputs, log_slopes.flatten(1).sum(1)
+
+
+def width_of_net(layer: Any) -> int:
+    """The width by whose root a coupling divides widths and heights."""
+    net = layer.transform_net
+    return int(getattr(net, "hidden_features", getattr(net, "hidden_channels", 1)))
+
+
+def table_of(layer: Any) -> Tensor:
+    """The parameters of a layer that holds those of its splines."""
+    parts = (
+        layer.unnormalized_widths,
+        layer.unnormalized_heights,
+        layer.unnormalized_derivatives,
+    )
+    return torch.cat(parts, dim=-1)
 
 
 def _num_bins(layer: Any) -> int:
@@ -111,19 +120,11 @@ def _evaluate(
     """Values and log-slopes of the splines of a layer, in the dtype of `x`."""
     dtype = torch.promote_types(torch.promote_types(x.dtype, params.dtype), torch.float32)
     params = params.to(dtype)[(None,) * (x.dim() + 1 - params.dim())]
-    tails, num_bins = layer.tails, _num_bins(layer)
+    tails = layer.tails
     per_feature = isinstance(tails, list | tuple)
     if per_feature:
-        params = _set_ends(params, tails, 2 * num_bins, layer.min_derivative)
-    form = Form(
-        num_bins,
-        ends="free" if per_feature else _ENDS[tails],
-        slopes="softplus",
-        min_width=layer.min_bin_width,
-        min_height=layer.min_bin_height,
-        min_slope=layer.min_derivative,
-        scale=hidden**-0.5,
-    )
+        params = _set_ends(params, tails, 2 * _num_bins(layer), layer.min_derivative)
+    form = _form(layer, "free" if per_feature else _ENDS[tails], hidden)
     if tails is None:
         return _on_unit_interval(layer, x, params, form, inverse)
     bound = layer.tail_bound
@@ -135,6 +136,39 @@ def _evaluate(
     # With a kind of tails for each feature, normflows returns 0 outside of the bound, not x.
     y = torch.where(inside, (v * (2 * bound)).to(x.dtype), 0.0 if per_feature else x)
     return y, torch.where(inside, log_slopes, 0.0).to(x.dtype)
+
+
+def pull_back(
+    layer: Any,
+    y: Tensor,
+    params: Tensor,
+    inverse: bool,
+    grad_y: Tensor,
+    grad_log: Tensor,
+    hidden: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `Univariate.pull_back`, for the splines of a layer with one kind of tails."""
+    form, size = _form(layer, _ENDS[layer.tails], hidden), 2 * layer.tail_bound
+    inside = y.abs() <= layer.tail_bound
+    v, grad_v, grad_log = (
+        torch.where(inside, t, 0.0) for t in (y / size, grad_y * size, grad_log)
+    )
+    given = params[(None,) * (y.dim() + 1 - params.dim())]
+    u, grad_u, grad = pull_back_unit_spline(v, given, form, inverse, grad_v, grad_log)
+    x, grad_x = torch.where(inside, u * size, y), torch.where(inside, grad_u / size, grad_y)
+    return x, grad_x, grad.view_as(params)
+
+
+def _form(layer: Any, ends: str, hidden: int) -> Form:
+    return Form(
+        _num_bins(layer),
+        ends=ends,
+        slopes="softplus",
+        min_width=layer.min_bin_width,
+        min_height=layer.min_bin_height,
+        min_slope=layer.min_derivative,
+        scale=hidden**-0.5,
+    )
 
 
 def _on_unit_interval(

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._dependencies import all_parameters, all_tensors
 from ..flow import apply_flow
-from .conditioners import Conditioners
+from .pull_back import PullBack
 from .random_state import RandomState
 
 __all__ = ["Pass", "anchor", "apply_without_graph"]
@@ -59,25 +60,17 @@ class _Call:
             results = apply_flow(self.layer, x, context, inverse=self.through.inverse)
         if before != RandomState(self.device):
             self.random = before
-        self.versions = [(tensor, tensor._version) for tensor in _state(self.layer)]
+        self.versions = [(tensor, tensor._version) for tensor in all_tensors(self.layer)]
         return results
 
-    def run_again(
-        self, x: Tensor, context: Tensor | None, conditioners: Conditioners
-    ) -> tuple[Tensor, Tensor]:
+    def run_again(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Repeat the call with a graph for its gradients."""
         drawn = self.random.replayed() if self.random else nullcontext()
-        with drawn, conditioners.replayed(), torch.enable_grad():
+        with drawn, torch.enable_grad():
             return apply_flow(self.layer, x, context, inverse=self.through.inverse)
 
-    def undo(self, context: Tensor | None, conditioners: Conditioners) -> Tensor:
-        """Reconstruct the input of the layer from its output."""
-        y: Any = self.through.state
-        with torch.no_grad(), conditioners.recorded():
-            return apply_flow(self.layer, y, context, inverse=not self.through.inverse)[0]
-
     def check_unchanged(self) -> None:
-        now = _state(self.layer)
+        now = all_tensors(self.layer)
         same = len(now) == len(self.versions) and all(
             tensor is then and tensor._version == version
             for tensor, (then, version) in zip(now, self.versions)
@@ -128,38 +121,27 @@ class _Step(torch.autograd.Function):
             )
         x, context = ctx.saved_tensors
         call.check_unchanged()
-        needs_x, needs_context, *needs = ctx.needs_input_grad[3:]
+        needs_x, needs_context = ctx.needs_input_grad[3:5]
         context = None if context is None else context.detach().requires_grad_(needs_context)
-        keeps_input = x is not None
-        conditioners = Conditioners(() if keeps_input else (call.layer,))
+        pull_back = PullBack(inverse=call.through.inverse)
         with torch.autocast(**call.autocast):
-            if not keeps_input:
-                x = call.undo(context, conditioners)
-            x = x.detach().requires_grad_(needs_x)
-            results = call.run_again(x, context, conditioners)
-        if keeps_input:
-            call.through.compare(results[0])
+            if x is not None:
+                x = x.detach().requires_grad_(needs_x)
+                results = call.run_again(x, context)
+                call.through.compare(results[0])
+                inputs = [x] if needs_x else []
+                grads = (grad_y, grad_total)
+                found = pull_back.collect(call.layer, results, grads, inputs, context)
+                grad_x = found[0] if found else None
+            else:
+                y: Any = call.through.state
+                grad_y = torch.zeros_like(y) if grad_y is None else grad_y
+                if grad_total is None:
+                    grad_total = y.new_zeros(y.shape[:1])
+                x, grad_x = pull_back(call.layer, y, context, grad_y, grad_total)
         call.through.state = x.detach()
-        pairs = [
-            (result, grad)
-            for result, grad in zip(results, (grad_y, grad_total))
-            if grad is not None and result.requires_grad
-        ]
-        inputs = (x, context, *ctx.parameters)
-        found = _gradients(pairs, inputs, (needs_x, needs_context, *needs))
-        return None, None, grad_total, *found
-
-
-def _gradients(
-    pairs: list[tuple[Tensor, Tensor]], inputs: tuple[Any, ...], needed: tuple[bool, ...]
-) -> list[Tensor | None]:
-    """Gradients of the inputs that need one, given those of the results; None for others."""
-    wanted = [tensor for tensor, needs in zip(inputs, needed) if needs]
-    if not (pairs and wanted):
-        return [None] * len(inputs)
-    results, given = zip(*pairs)
-    grads = iter(torch.autograd.grad(results, wanted, given, allow_unused=True))
-    return [next(grads) if needs else None for needs in needed]
+        others = [pull_back.grads.get(tensor) for tensor in (context, *ctx.parameters)]
+        return None, None, grad_total, grad_x, *others
 
 
 class _Anchor(torch.autograd.Function):
@@ -189,7 +171,7 @@ def apply_without_graph(
     keeps_input: bool,
 ) -> tuple[Tensor, Tensor]:
     """The result of a layer, and `total` plus its log_det, as one node of the graph."""
-    parameters = [p for p in layer.parameters() if p.requires_grad]
+    parameters = [p for p in all_parameters(layer) if p.requires_grad]
     call = _Call(layer, through, x)
     results: Any = _Step.apply(call, keeps_input, total, x, context, *parameters)
     return results
@@ -199,7 +181,3 @@ def anchor(x: Tensor, total: Tensor, through: Pass) -> tuple[Tensor, Tensor]:
     """Return `x` and `total`, and save `x` as the last state of layers that keep none."""
     results: Any = _Anchor.apply(through, total, x)
     return results[0], results[1]
-
-
-def _state(layer: nn.Module) -> list[Tensor]:
-    return [*layer.parameters(), *layer.buffers()]

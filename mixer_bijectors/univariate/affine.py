@@ -10,7 +10,28 @@ from torch.nn import functional as F
 
 from .base import Univariate, check_number
 
-__all__ = ["Additive", "Affine", "SigmoidAffine"]
+__all__ = ["Additive", "Affine", "SigmoidAffine", "pull_back_affine"]
+
+
+def pull_back_affine(
+    y: Tensor,
+    log_scale: Tensor,
+    shift: Tensor,
+    inverse: bool,
+    grad_y: Tensor,
+    grad_log: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""The `x` of which :math:`x \, e^s + t` or its inverse makes `y`, and gradients there.
+
+    Returns:
+        `x`, and the gradients by `x`, by each log-scale and by each shift, of the shape of `y`.
+    """
+    scale = log_scale.exp()
+    if inverse:
+        x, grad_x = torch.addcmul(shift, y, scale), grad_y / scale
+        return x, grad_x, -torch.addcmul(grad_log, grad_y, y), -grad_x
+    rest = y - shift
+    return rest / scale, grad_y * scale, torch.addcmul(grad_log, grad_y, rest), grad_y
 
 
 @dataclass(frozen=True)
@@ -82,6 +103,20 @@ class Affine(Univariate):
         else:
             y = torch.addcmul(shift, x, log_scale.exp())
         return y, log_scale.expand_as(y)
+
+    def pull_back(
+        self, y: Tensor, params: Tensor, inverse: bool, grad_y: Tensor, grad_log: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The `x` that leads to `y`, and gradients there, in closed form."""
+        a, shift = params.to(torch.promote_types(y.dtype, torch.float32)).unbind(-1)
+        bend = 1 + a.abs() / self.max_log_scale
+        x, grad_x, grad_scale, grad_shift = pull_back_affine(
+            y, a / bend, shift, inverse, grad_y, grad_log
+        )
+        # Parameter by parameter in memory, as couplings compute them.
+        both = torch.stack((grad_scale / bend.square(), grad_shift), dim=-2)
+        grad_params = both.transpose(-1, -2).sum_to_size(params.shape).to(params.dtype)
+        return x.to(y.dtype), grad_x.to(y.dtype), grad_params
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,40 @@ class Univariate(ABC):
         compute = torch.promote_types(x.dtype, torch.float32)
         y, log_derivative = self.transform(x.to(compute), params.to(compute), inverse)
         return y.to(x.dtype), log_derivative
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        # A `pull_back` in closed form is right only for the map that it was written with.
+        if "transform" in vars(cls) and "pull_back" not in vars(cls):
+            cls.pull_back = Univariate.pull_back  # type: ignore[method-assign]
+
+    def pull_back(
+        self, y: Tensor, params: Tensor, inverse: bool, grad_y: Tensor, grad_log: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The `x` that `self(x, params, inverse)` maps to `y`, and gradients of a loss there.
+
+        Training that keeps no activations runs this in the backward pass. A subclass whose
+        inverse and derivatives have terms in common may define it in closed form.
+
+        Args:
+            y: results, (...).
+            params: the parameters, (..., num_params).
+            inverse: the direction that led to `y`.
+            grad_y: the gradient of the loss by `y`, (...).
+            grad_log: the gradient of the loss by log|dy/dx|, (...).
+
+        Returns:
+            `x`, the gradient by `x`, both (...), and that by `params`, of its shape.
+        """
+        with torch.no_grad():
+            x = self(y, params, not inverse)[0]
+        x, params = x.detach().requires_grad_(), params.detach().requires_grad_()
+        with torch.enable_grad():
+            results = self(x, params, inverse)
+        pairs = [(r, g) for r, g in zip(results, (grad_y, grad_log)) if r.requires_grad]
+        outputs, given = zip(*pairs)
+        grad_x, grad_params = torch.autograd.grad(outputs, (x, params), given)
+        return x.detach(), grad_x, grad_params
 
     def _check(self, x: Tensor, params: Tensor) -> None:
         for name, tensor in (("x", x), ("params", params)):

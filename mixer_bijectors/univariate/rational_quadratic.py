@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from .base import Univariate, check_bound, check_count
 from .rational_quadratic_form import SLOPES, Form, softplus_of_one
-from .rational_quadratic_kernel import unit_spline
+from .rational_quadratic_kernel import pull_back_unit_spline, unit_spline
 
 __all__ = ["RationalQuadratic", "evaluate"]
 
@@ -115,6 +115,31 @@ class RationalQuadratic(Univariate):
         v, log_slope = unit_spline(torch.where(inside, u, 0.0), params, self.form, inverse)
         y = v * (2 * self.bound)
         return torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)
+
+    def pull_back(
+        self, y: Tensor, params: Tensor, inverse: bool, grad_y: Tensor, grad_log: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The `x` that leads to `y`, and gradients there, from one search for the bins."""
+        size, wide = 2 * self.bound, torch.promote_types(y.dtype, torch.float32)
+        given = params.to(wide)[(None,) * (y.dim() + 1 - params.dim())]
+        v = y.to(wide) / size
+        if self.circular:
+            turns = (v + 0.5).floor()
+            u, grad_x, grad = pull_back_unit_spline(
+                v - turns, given, self.form, inverse, grad_y * size, grad_log
+            )
+            x, grad_x = (u + turns) * size, grad_x / size
+        else:
+            inside = y.abs() < self.bound
+            v, grad_v, grad_log = (
+                torch.where(inside, t, 0.0) for t in (v, grad_y * size, grad_log)
+            )
+            u, grad_x, grad = pull_back_unit_spline(
+                v, given, self.form, inverse, grad_v, grad_log
+            )
+            x = torch.where(inside, u * size, y)
+            grad_x = torch.where(inside, grad_x / size, grad_y)
+        return x.to(y.dtype), grad_x.to(y.dtype), grad.view_as(params).to(params.dtype)
 
     def knots(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The knots :math:`x_k, y_k` and the slopes there, each (..., num_bins + 1)."""

@@ -10,7 +10,7 @@ from .._dependencies import with_forward_mode
 from .rational_quadratic_bins import Bin, Choice, locate
 from .rational_quadratic_form import Form
 
-__all__ = ["unit_spline"]
+__all__ = ["pull_back_unit_spline", "unit_spline"]
 
 
 def unit_spline(u: Tensor, params: Tensor, form: Form, inverse: bool) -> tuple[Tensor, Tensor]:
@@ -31,6 +31,20 @@ def unit_spline(u: Tensor, params: Tensor, form: Form, inverse: bool) -> tuple[T
     return function.apply(u, params, form, inverse)
 
 
+def pull_back_unit_spline(
+    v: Tensor, params: Tensor, form: Form, inverse: bool, grad_v: Tensor, grad_log: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The position `u` of which `unit_spline` makes `v`, and the gradients by `u` and `params`.
+
+    The bins are found once, by `v`.
+    """
+    choice, b = locate(v, params, form, not inverse)
+    u = _value(b, not inverse)[0]
+    grad_u, *grads = _gradient_in_bin(b, form, inverse, grad_v, grad_log)
+    del b  # much of the memory that is in use here
+    return u, grad_u, _gradient_of_choice(choice, form, *grads).sum_to_size(params.shape)
+
+
 class _UnitSpline(torch.autograd.Function):
     """Keeps its inputs alone for the backward pass, which finds the bins anew.
 
@@ -41,15 +55,7 @@ class _UnitSpline(torch.autograd.Function):
 
     @staticmethod
     def forward(u: Tensor, params: Tensor, form: Form, inverse: bool) -> tuple[Tensor, Tensor]:
-        _, b = locate(u, params, form, inverse)
-        t, r = b.t, 1 - b.t
-        tr, chords = t * r, 2 * b.s
-        denominator = b.s + (b.d0 + b.d1 - chords) * tr
-        numerator = b.d1 * (t * t) + chords * tr + b.d0 * (r * r)
-        log_slope = ((b.s / denominator).square() * numerator).log()
-        if inverse:
-            return b.x + b.w * t, -log_slope
-        return b.y + b.h * (t * (b.s * t + b.d0 * r) / denominator), log_slope
+        return _value(locate(u, params, form, inverse)[1], inverse)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
@@ -84,6 +90,18 @@ class _ForwardModeUnitSpline(_UnitSpline):
                 lambda *g: _gradients(u, params, ctx.form, ctx.inverse, *g), zeros, zeros
             )[1]
             return transpose((tangent_u, tangent_params))
+
+
+def _value(b: Bin, inverse: bool) -> tuple[Tensor, Tensor]:
+    """The value and the log-slope at a position in a bin, of either direction."""
+    t, r = b.t, 1 - b.t
+    tr, chords = t * r, 2 * b.s
+    denominator = b.s + (b.d0 + b.d1 - chords) * tr
+    numerator = b.d1 * (t * t) + chords * tr + b.d0 * (r * r)
+    log_slope = ((b.s / denominator).square() * numerator).log()
+    if inverse:
+        return b.x + b.w * t, -log_slope
+    return b.y + b.h * (t * (b.s * t + b.d0 * r) / denominator), log_slope
 
 
 def _gradients(
