@@ -119,6 +119,37 @@ def test_windows_finish_in_fewer_calls_and_count_their_work():
     assert 1 < layer.last_passes <= layer.last_calls
 
 
+def test_a_layer_with_hooks_or_other_modules_is_sampled_through_them():
+    layer, guidance = make(8), mb.Guidance(0.5, attention_temperature=2.0)
+    z = latents(layer)
+    want = layer(z, method="sequential", guidance=guidance)
+    calls = []
+    handle = layer.net.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    assert_close(layer(z, method="sequential", guidance=guidance), want)
+    assert len(calls) >= 7
+    handle.remove()
+
+    class Twice(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    up = layer.net.layers[1].mlp[1]
+    other = Twice(up.in_features, up.out_features).double()
+    other.load_state_dict({name: t / 2 for name, t in up.state_dict().items()})
+    layer.net.layers[1].mlp[1] = other
+    assert_close(layer(z, method="sequential", guidance=guidance), want)
+
+
+def test_sequential_sampling_under_autocast():
+    layer = make(12).float()
+    z = latents(layer).float()
+    want, _ = layer(z, method="sequential")
+    with torch.autocast("cpu", torch.bfloat16):
+        x, _ = layer(z, method="sequential")
+    assert x.dtype == torch.float32
+    assert_close(x, want, atol=0.1, rtol=0.1)
+
+
 def test_samples_that_have_settled_are_left_out():
     """A sample whose patches all have zero scale and shift but one that has not."""
     seen = []
@@ -149,6 +180,9 @@ def test_auto_gives_up_windows_that_do_not_pay():
 
         def __call__(self, x, start):
             return torch.zeros_like(x), 3 * x
+
+        def by_patch(self):
+            return self
 
         def keep(self, rows):
             raise AssertionError("one sample is not left out")
@@ -192,12 +226,13 @@ def test_steep_nets_are_solved_exactly_by_any_method(spread):
 
 
 @pytest.mark.parametrize("guidance", [None, mb.Guidance(0.5)], ids=["plain", "guided"])
-def test_auto_takes_windows_for_one_image_of_many_patches(guidance):
+def test_windows_and_single_patches_agree_with_guidance(guidance):
     layer = make(256, spread=0.03, num_classes=2, num_layers=1)
     z, context = latents(layer, 1), weights(layer, 1)
     want = layer(z, context, method="sequential", guidance=guidance)
     assert layer.last_calls == 255
-    assert_close(layer(z, context, guidance=guidance), want, atol=1e-10, rtol=1e-10)
+    got = layer(z, context, method="parallel", guidance=guidance)
+    assert_close(got, want, atol=1e-10, rtol=1e-10)
     assert layer.last_calls < 120
 
 

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..nets.patch_reader import PatchReader
+from ..solvers.patch_windows import PredictNext
+
 if TYPE_CHECKING:
     from .transformer_autoregressive import Guidance, TransformerAutoregressive
 
@@ -71,23 +74,29 @@ class Prediction:
     def _run(
         self, x: Tensor, offsets: Tensor, cache: Tensor | None, start: int
     ) -> tuple[Tensor, Tensor]:
-        length, features = x.shape[1:]
-        inputs = x.to(self.net.positions.dtype)
-        if self.weight is not None:
-            inputs = torch.cat((inputs, inputs))
+        length = x.shape[1]
         params = self.net.read(
-            inputs,
+            self._net_inputs(x),
             offsets.narrow(1, start, length),
             temperature=self.temperature,
             cache=cache,
             start=start,
-        ).to(x.dtype)
-        if self.weight is not None:
+        )
+        weight = None if self.weight is None else self.weight.narrow(0, start, length)
+        return self._scale_and_shift(params.to(x.dtype), weight)
+
+    def _net_inputs(self, x: Tensor) -> Tensor:
+        x = x.to(self.net.positions.dtype)
+        return x if self.weight is None else torch.cat((x, x))
+
+    def _scale_and_shift(self, params: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        if weight is not None:
             params, weaker = params.chunk(2)
-            params = params + self.weight.narrow(0, start, length) * (params - weaker)
+            params = params + weight * (params - weaker)
         if self.volume_preserving:
             return torch.zeros_like(params), params
-        return params[..., :features], params[..., features:]
+        log_scale, shift = params.chunk(2, -1)
+        return log_scale, shift
 
 
 class CachedPrediction(Prediction):
@@ -110,6 +119,24 @@ class CachedPrediction(Prediction):
     def __call__(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
         """Log-scales and shifts of the patches that follow `x`, patches `start` and on."""
         return self._run(x, self.offsets, self.cache, start)
+
+    def by_patch(self) -> PredictNext:
+        """Log-scales and shifts of the patch after `x`, (batch, features), at a position."""
+        if not PatchReader.can_read(self.net):
+            return self._read_piece
+        read = PatchReader(self.net, self.cache, self.offsets, self.temperature)
+        weights = None if self.weight is None else self.weight.unbind()
+
+        def predict(x: Tensor, position: int) -> tuple[Tensor, Tensor]:
+            params = read(self._net_inputs(x), position).to(x.dtype)
+            weight = None if weights is None else weights[position]
+            return self._scale_and_shift(params, weight)
+
+        return predict
+
+    def _read_piece(self, x: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self(x.unsqueeze(1), position)
+        return log_scale.squeeze(1), shift.squeeze(1)
 
     def keep(self, rows: Tensor) -> None:
         """Drop the samples that are not in `rows`."""
