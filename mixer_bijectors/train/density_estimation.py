@@ -23,7 +23,7 @@ from .io.errors import RunError
 from .labels import drop_labels, labels_for
 from .metrics import check_results, make_metrics
 from .schedule import Schedule
-from .sharding import agree, shard
+from .sharding import broadcast_values, shard
 
 __all__ = ["DensityEstimation"]
 
@@ -148,7 +148,7 @@ class DensityEstimation(DescribedModule):
                 "it out, or use the strategy ddp"
             )
         strategy, precision = self.trainer.strategy, self.trainer.precision_plugin
-        agree(self.flow, strategy.root_device)
+        broadcast_values(self.flow, strategy.root_device)
         has_actnorm = any(
             isinstance(m, ActNorm | nf.flows.ActNorm) for m in self.flow.modules()
         )

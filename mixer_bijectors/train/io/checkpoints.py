@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from .._lightning import has_saved, validation_follows
 from .errors import RunError
-from .files import make_folder, remove_drafts, replacing
+from .files import atomic_write, make_folder, remove_drafts
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -137,7 +137,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         make_folder(Path(path).parent)
-        with replacing(path) as draft:
+        with atomic_write(path) as draft:
             try:
                 torch.save(checkpoint, draft)
             except RuntimeError as error:
