@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
 
 from .._lightning import has_saved, validation_follows
 from .errors import RunError
@@ -26,6 +27,7 @@ __all__ = [
     "check_resumable",
     "checkpoint_in",
     "load_checkpoint",
+    "load_state",
     "misfit",
     "newest_first",
 ]
@@ -204,6 +206,9 @@ def load_checkpoint(
             f"{path} is an exported file, which mixer_bijectors.train.load reads; name a "
             "checkpoint of the run that it was exported from"
         )
+    if Path(path).is_dir():
+        inside = next(iter(newest_first((Path(path), "**"))), "checkpoints/best.ckpt")
+        raise RunError(f"{path} is a folder; name a checkpoint in it, such as {inside}")
     try:
         loaded = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
@@ -239,6 +244,16 @@ def _check_is_of_fit(loaded: dict[str, Any], path: str | os.PathLike[str]) -> No
             f"{path} is no checkpoint of fit, as it holds no {_VERSION}; name one that fit has "
             "written, such as runs/NAME/version_N/checkpoints/last.ckpt"
         )
+
+
+def load_state(module: nn.Module, state: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Load the weights of a file, or raise a RunError that says why they do not fit."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise RunError(
+            f"the weights of {path} do not fit the model of the config: {misfit(str(error))}"
+        ) from error
 
 
 def misfit(message: str) -> str:
