@@ -27,11 +27,7 @@ class FlowTransform(Transform, nn.Module):
     context: Tensor | None
 
     def __init__(
-        self,
-        flow: Flow,
-        event_dims: tuple[int, int],
-        context: Tensor | None,
-        cache_size: int,
+        self, flow: Flow, event_dims: tuple[int, int], context: Tensor | None, cache_size: int
     ) -> None:
         super().__init__(cache_size)
         self.flow = flow

@@ -96,10 +96,7 @@ class MatrixCoupling(Bijection):
             sizes = self.halves.sizes
         kept, transformed = sizes[::-1] if reverse else sizes
         self.net = net(
-            seen,
-            kept,
-            transformed * univariate.num_params,
-            context_features=context_features,
+            seen, kept, transformed * univariate.num_params, context_features=context_features
         )
 
     def transform(

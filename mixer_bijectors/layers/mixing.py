@@ -35,12 +35,7 @@ class _Mixing(Bijection):
         self.flow = flow
 
     def transform(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        inverse: bool = False,
-        **options: Any,
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False, **options: Any
     ) -> tuple[Tensor, Tensor]:
         batch = x.shape[0]
         rows = x.movedim(self.axis, -1)

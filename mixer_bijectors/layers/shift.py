@@ -109,12 +109,7 @@ class Shift(Bijection):
         return channels, height, width
 
     def transform(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        inverse: bool = False,
-        **options: Any,
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False, **options: Any
     ) -> tuple[Tensor, Tensor]:
         patch, (top, left) = self.patch_size, self.offset
         _, height, width = self.window_shape

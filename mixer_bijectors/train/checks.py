@@ -10,13 +10,7 @@ from torch import Tensor, nn
 from .data.batches import Batch
 from .io.errors import DataError, RunError
 
-__all__ = [
-    "Batches",
-    "as_batch",
-    "check_precision",
-    "warn_if_scaled",
-    "warn_if_untrained",
-]
+__all__ = ["Batches", "as_batch", "check_precision", "warn_if_scaled", "warn_if_untrained"]
 
 # Batches that a data module may return: 8-bit images, images with labels, a `Batch`, or the
 # error that reading them raised in a worker.
