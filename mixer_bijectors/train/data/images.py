@@ -101,9 +101,8 @@ class Images(ImageDataModule):
             raise ValueError(
                 f"Images: image_shape must be (1 or 3, height, width), got {tuple(image_shape)}"
             )
-        self.splits: dict[str, str | float | None]
-        self.splits = {"train": train_split, "val": _share(val_split)}
-        self.splits["test"] = None if test_split is None else _share(test_split)
+        self.splits: dict[str, str | float | None] = {"train": train_split}
+        self.splits |= {"val": _share(val_split), "test": _share(test_split)}
         for split in ("val", "test"):
             share = self.splits[split]
             if isinstance(share, float) and not 0 < share < 1:
@@ -201,11 +200,11 @@ class Images(ImageDataModule):
         return [s or "test" for s in self.splits.values() if not isinstance(s, float)]
 
 
-def _share(split: str | float) -> str | float:
-    """A share as a number, also from the text of a command line; a name as it is."""
+def _share(split: str | float | None) -> str | float | None:
+    """A share as a number, also from the text of a command line; a name or None as it is."""
     try:
-        return float(split)
-    except ValueError:
+        return float(split)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
         return split
 
 
