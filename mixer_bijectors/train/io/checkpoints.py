@@ -1,6 +1,5 @@
 """Checkpoints that are complete whenever they are there, and never run code when loaded."""
 
-import errno
 import os
 import pickle
 import signal
@@ -139,12 +138,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         make_folder(Path(path).parent)
-        with atomic_write(path) as draft:
+        with atomic_write(path) as draft, draft.open("wb") as file:
             try:
-                torch.save(checkpoint, draft)
+                torch.save(checkpoint, file)
             except RuntimeError as error:
                 # torch's zip writer hides what the system said.
-                raise _cause(draft, error) from error
+                raise (error.__context__ or error) from None
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -259,15 +258,3 @@ def load_state(module: nn.Module, state: dict[str, Any], path: str | os.PathLike
 def misfit(message: str) -> str:
     """The last of the reasons why weights do not fit a model, of those that torch gives."""
     return textwrap.shorten(message.splitlines()[-1], 300, placeholder=" ...")
-
-
-def _cause(draft: Path, error: RuntimeError) -> OSError:
-    """The system's error behind a failed write, found by writing once more."""
-    try:
-        with draft.open("ab") as file:
-            file.write(bytes(1 << 20))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as cause:
-        return cause
-    return OSError(errno.EIO, str(error).splitlines()[0])
