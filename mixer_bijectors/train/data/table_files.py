@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..io.errors import DataError
-from ..io.names import printable, some
+from ..io.names import first_line, printable, some
 from .folders import SPLITS
 from .tree import Tree
 
-__all__ = ["first_line", "load_tables", "split_tables", "unambiguous"]
+__all__ = ["load_tables", "split_tables", "unambiguous"]
 
 
 def split_tables(tree: Tree) -> dict[str, list[str]]:
@@ -203,12 +203,3 @@ def _read(path: str, whole: bool = False) -> tuple[Any, int]:
     except Exception as error:
         # Damage surfaces as half a dozen kinds of errors.
         raise DataError(f"{printable(path)} cannot be read: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of the innermost cause of an error of `datasets`."""
-    from datasets.exceptions import DatasetGenerationError
-
-    while isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error) or type(error).__name__).splitlines()[0]
