@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,9 +60,7 @@ class Images(ImageDataModule):
         resize: `crop` keeps the aspect ratio and cuts off what is too long, `squash` scales
             both sides as the downsampled ImageNet does, see `decode.resize`.
         random_crop: in training, cut at a random place in place of the middle.
-        flip: mirror half of the training images.
-        permute_seed: put the pixels of all images in one random order, drawn with this seed.
-        on_bad_image: `raise` or `skip`, see `ImageDataModule`.
+        options: `flip`, `permute_seed` and `on_bad_image`, see `ImageDataModule`.
 
     Raises:
         ValueError: an argument is not one of these.
@@ -83,17 +81,9 @@ class Images(ImageDataModule):
         test_split: str | float | None = None,
         resize: Literal["crop", "squash"] = "crop",
         random_crop: bool = False,
-        flip: bool = False,
-        permute_seed: int | None = None,
-        on_bad_image: str = "raise",
+        **options: Any,
     ) -> None:
-        super().__init__(
-            batch_size,
-            num_workers,
-            flip=flip,
-            permute_seed=permute_seed,
-            on_bad_image=on_bad_image,
-        )
+        super().__init__(batch_size, num_workers, **options)
         if not os.fspath(path):
             raise ValueError("Images: path must name a folder, a file or a dataset, got ''")
         channels, height, width = image_shape

@@ -29,7 +29,6 @@ def probe(
     """Accuracy on test images of a linear classifier of frozen embeddings.
 
     Args:
-        trainer: where embeddings are computed.
         model: the model, from the config.
         datamodule: images with labels.
         ckpt_path: a checkpoint of `fit`.

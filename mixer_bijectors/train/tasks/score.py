@@ -34,7 +34,6 @@ def score(
     """Write the bits per dimension of each image as csv or parquet, and AUROCs.
 
     Args:
-        trainer: where they are computed.
         model: the model, from the config.
         datamodule: the images.
         ckpt_path: a checkpoint of `fit`.
