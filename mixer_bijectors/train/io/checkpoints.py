@@ -143,7 +143,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
             except RuntimeError as error:
                 # torch's zip writer hides what the system said.
-                raise (error.__context__ or error) from None
+                said = error.__context__
+                raise (said if isinstance(said, OSError) else error) from None
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
