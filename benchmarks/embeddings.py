@@ -6,8 +6,8 @@ counts, by AdamW with warm-up, a cosine over that time and gradient clipping. Of
 sizes are tried at four learning rates each, and the best by validation bits per dimension after
 a short run is trained in full, or where that then diverges, the next best. Embeddings are all
 latents, in Glow those of all levels, of images without noise, each level at its middle. The
-classifier is that of `train.probe.linear_probe`, which chooses its regularisation on training
-images; test images are looked at once.
+classifier is that of `train.tasks.probe.linear_probe`, which chooses its regularisation on
+training images; test images are looked at once.
 
     python benchmarks/embeddings.py --budget 60 --seeds 0 1 2 --json embeddings.json
 
@@ -28,7 +28,7 @@ from torch import Tensor
 
 import mixer_bijectors as mb
 from mixer_bijectors.train import Digits, ImageDataModule, MNIST5k
-from mixer_bijectors.train.tasks.linear_probe import linear_probe
+from mixer_bijectors.train.tasks.probe import linear_probe
 
 LEARNING_RATES = (4e-3, 8e-3, 1.6e-2, 3.2e-2)
 DIVERGED = 0.2  # how much worse than its short run, in bits/dim, a full run must not be

@@ -44,7 +44,7 @@ _MODULES = {
     "train.photos": "train.data.bundled",
     "train.pickles": "train.data.pickles",
     "train.pictures": "train.callbacks.sample_pictures",
-    "train.probe": "train.tasks.linear_probe",
+    "train.probe": "train.tasks.probe",
 }
 
 # Names that have moved out of a module which is still there.

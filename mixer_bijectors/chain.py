@@ -50,11 +50,6 @@ class Chain(Bijection):
         warn_unless_alternating(self.flows, name=name, stacklevel=2)
 
     def transform(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        inverse: bool = False,
-        **options: Any,
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False, **options: Any
     ) -> tuple[Tensor, Tensor]:
         return apply_flows(self.flows, x, context, inverse=inverse, **options)

@@ -148,7 +148,7 @@ def computed(task: str, model: Any, batch: Batch) -> Any:
     written: list[Any] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(np, "savez", lambda _, **arrays: written.append(arrays))
-        patched.setattr(f"{PREDICTION}.replacing", nullcontext)
+        patched.setattr(f"{PREDICTION}.atomic_write", nullcontext)
         writer.write_on_batch_end(None, prediction, results, None, batch, 0, 0)  # type: ignore[arg-type]
     return written[0]
 

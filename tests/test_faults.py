@@ -25,7 +25,7 @@ from mixer_bijectors.train import (
     load_checkpoint,
 )
 from mixer_bijectors.train.io import files as written
-from mixer_bijectors.train.io.files import make_folder, replacing
+from mixer_bijectors.train.io.files import atomic_write, make_folder
 
 
 def make_trainer(folder, *callbacks, **options):
@@ -146,14 +146,14 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path.write_text("before")
 
     def fail():
-        with replacing(path) as draft:
+        with atomic_write(path) as draft:
             draft.write_text("half of")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert path.read_text() == "before"
-    with replacing(path) as draft:
+    with atomic_write(path) as draft:
         assert draft.suffix == ".txt"
         draft.write_text("after")
     assert path.read_text() == "after" and [*tmp_path.iterdir()] == [path]
@@ -175,7 +175,7 @@ def test_what_cannot_be_written_is_told(tmp_path, monkeypatch, code, told):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(written.os, "fsync", fail)
-    with pytest.raises(RunError, match=told), replacing(path) as draft:
+    with pytest.raises(RunError, match=told), atomic_write(path) as draft:
         draft.write_text("after")
     assert path.read_text() == "before" and [*tmp_path.iterdir()] == [path]
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._checks import format_shape
 from .._dependencies import hook_tables, uncompiled
+from ..declarations import shapes_agree
 from ..flow import Flow, call_flow
 
 __all__ = ["map_shape"]
@@ -39,7 +40,7 @@ def map_shape(
     flow = uncompiled(flow)
     shapes = getattr(flow, "latent_shape", None), getattr(flow, "event_shape", None)
     given, wanted = reversed(shapes) if inverse else shapes
-    if given is not None and not _fits(event, given):
+    if given is not None and not shapes_agree(event, given):
         raise ValueError(
             f"{name}: {type(flow).__name__} takes {'data' if inverse else 'latents'} of shape "
             f"{format_shape(*('any' if size is None else size for size in given))}, got events "
@@ -51,12 +52,6 @@ def map_shape(
     if wanted is not None and None not in wanted:
         return torch.Size(wanted)
     return _run_copy(flow, event, context, inverse)
-
-
-def _fits(event: torch.Size, shape: tuple[int | None, ...]) -> bool:
-    return len(event) == len(shape) and all(
-        want is None or got == want for got, want in zip(event, shape)
-    )
 
 
 def _run_copy(

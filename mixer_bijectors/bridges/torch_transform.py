@@ -27,11 +27,7 @@ class FlowTransform(Transform, nn.Module):
     context: Tensor | None
 
     def __init__(
-        self,
-        flow: Flow,
-        event_dims: tuple[int, int],
-        context: Tensor | None,
-        cache_size: int,
+        self, flow: Flow, event_dims: tuple[int, int], context: Tensor | None, cache_size: int
     ) -> None:
         super().__init__(cache_size)
         self.flow = flow
@@ -47,7 +43,9 @@ class FlowTransform(Transform, nn.Module):
             isinstance(other, FlowTransform)
             and self.flow is other.flow
             and self.event_dims == other.event_dims
-            and _same(self.context, other.context)
+            and (
+                self.context is other.context or _all_same(self._contexts(), other._contexts())
+            )
         )
 
     def __hash__(self) -> int:
@@ -143,16 +141,14 @@ class FlowTransform(Transform, nn.Module):
         if last.values is None:
             return True
         tensors = self._tensors(last.x, last.y)
-        return (
-            len(tensors) == len(last.values)
-            and all(map(is_concrete, tensors))
-            and _all_same(tensors, last.values)
-        )
+        return all(map(is_concrete, tensors)) and _all_same(tensors, last.values)
 
     def _tensors(self, x: Tensor, y: Tensor) -> list[Tensor]:
         """All that a pass depends on and that may change in place."""
-        context = () if self.context is None else (self.context,)
-        return [x, y, *context, *self.flow.parameters(), *self.flow.buffers()]
+        return [x, y, *self._contexts(), *self.flow.parameters(), *self.flow.buffers()]
+
+    def _contexts(self) -> list[Tensor]:
+        return [] if self.context is None else [self.context]
 
     def _modes(self) -> tuple[bool, ...]:
         modules = self.flow.modules()
@@ -248,17 +244,10 @@ class _Pass(NamedTuple):
 
 def _all_same(tensors: list[Tensor], others: list[Tensor]) -> bool:
     """Whether tensors hold the same numbers as others, with one host synchronisation."""
-    if any(
-        (a.dtype, a.device, a.shape) != (b.dtype, b.device, b.shape)
-        for a, b in zip(tensors, others)
-    ):
-        return False
+    kinds, other_kinds = (
+        [(x.dtype, x.device, x.shape) for x in given] for given in (tensors, others)
+    )
+    if kinds != other_kinds or not tensors:
+        return kinds == other_kinds
     same = [(a == b).all().to(tensors[0].device) for a, b in zip(tensors, others)]
     return bool(torch.stack(same).all())
-
-
-def _same(a: Tensor | None, b: Tensor | None) -> bool:
-    """Whether two tensors hold the same numbers."""
-    if a is None or b is None or a is b:
-        return a is b
-    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)

@@ -95,10 +95,7 @@ class MatrixCoupling(HalvesCoupling):
             sizes = self.halves.sizes
         kept, transformed = sizes[::-1] if reverse else sizes
         self.net = net(
-            seen,
-            kept,
-            transformed * univariate.num_params,
-            context_features=context_features,
+            seen, kept, transformed * univariate.num_params, context_features=context_features
         )
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,12 +35,7 @@ class Lift(Bijection):
         self.flow = flow
 
     def transform(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        inverse: bool = False,
-        **options: Any,
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False, **options: Any
     ) -> tuple[Tensor, Tensor]:
         context = self.context_of_vectors(x, context)
         vectors = self.vectors(x)

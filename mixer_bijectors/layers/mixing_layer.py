@@ -38,9 +38,7 @@ class NamedChain(Bijection):
             check_flow(name, flow)
         latent_shape, event_shape = chain_shapes(name, parts)
         super().__init__(
-            event_shape,
-            latent_shape=latent_shape,
-            context_features=chain_context(name, parts),
+            event_shape, latent_shape=latent_shape, context_features=chain_context(name, parts)
         )
         self.names = tuple(flows)
         for key, flow in flows.items():
@@ -49,12 +47,7 @@ class NamedChain(Bijection):
         warn_unless_alternating(parts, name=name, stacklevel=3)
 
     def transform(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        inverse: bool = False,
-        **options: Any,
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False, **options: Any
     ) -> tuple[Tensor, Tensor]:
         return apply_flows(self.parts, x, context, inverse=inverse, **options)
 
@@ -81,9 +74,7 @@ class MixingStep(NamedChain):
 
     def __init__(self, features: int, couplings: Callable[[int], Flow]) -> None:
         super().__init__(
-            couplings=couplings(features),
-            linear=LULinear(features),
-            actnorm=ActNorm(features),
+            couplings=couplings(features), linear=LULinear(features), actnorm=ActNorm(features)
         )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._repr import format_event
 from ..bijection import Bijection
-from ..declarations import check_flow, context_features, event_shapes
+from ..declarations import check_flow, context_features, event_shapes, shapes_agree
 from ..flow import Flow, apply_flow
 from .patch_grid import Patchify, cut, join, to_image_shape, to_pair
 
@@ -68,9 +68,7 @@ class Shift(Bijection):
         inner = Patchify(self.inner_shape(image_shape, patch_size, offset), patch_size)
         size = (inner.num_patches, inner.features)
         event = event_shapes(flow)[1]
-        if event is not None and not (
-            len(event) == 2 and all(n in (None, want) for n, want in zip(event, size))
-        ):
+        if event is not None and not shapes_agree(event, size):
             raise ValueError(
                 f"Shift: {type(flow).__name__} is for events of shape {format_event(event)}, "
                 f"but inside the frame there are {size[0]} patches of {size[1]} features"
@@ -109,12 +107,7 @@ class Shift(Bijection):
         return channels, height, width
 
     def transform(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        inverse: bool = False,
-        **options: Any,
+        self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False, **options: Any
     ) -> tuple[Tensor, Tensor]:
         window, frame = self.take_out(x)
         window, log_det = apply_flow(self.flow, window, context, inverse=inverse, **options)

@@ -13,19 +13,14 @@ from ..layers.patch_grid import Patchify
 
 __all__ = ["read_sizes", "read_weights"]
 
+# Modules of a layer of the Transformer, and the names of the port before `weight` and `bias`.
 _PARTS = {
-    "attention.norm.weight": "ln1.weight",
-    "attention.norm.bias": "ln1.bias",
-    "attention.qkv.weight": "mha.in_proj_weight",
-    "attention.qkv.bias": "mha.in_proj_bias",
-    "attention.out.weight": "mha.out_proj.weight",
-    "attention.out.bias": "mha.out_proj.bias",
-    "mlp.0.weight": "ln2.weight",
-    "mlp.0.bias": "ln2.bias",
-    "mlp.1.weight": "mlp.in_proj.weight",
-    "mlp.1.bias": "mlp.in_proj.bias",
-    "mlp.3.weight": "mlp.out_proj.weight",
-    "mlp.3.bias": "mlp.out_proj.bias",
+    "attention.norm": "ln1.",
+    "attention.qkv": "mha.in_proj_",
+    "attention.out": "mha.out_proj.",
+    "mlp.0": "ln2.",
+    "mlp.1": "mlp.in_proj.",
+    "mlp.3": "mlp.out_proj.",
 }
 
 
@@ -108,19 +103,17 @@ def read_weights(
 
 def _names(depth: int) -> dict[str, str]:
     """The names of a Transformer's weights, and those of the port."""
-    modules = {"initial": "init_proj", "norm": "encoder.ln", "final": "final_proj"}
-    names = {
-        f"{name}.{kind}": f"{port}.{kind}"
-        for name, port in modules.items()
-        for kind in ("weight", "bias")
-    }
-    names["positions"] = "pos_emb"
+    modules = {"initial": "init_proj.", "norm": "encoder.ln.", "final": "final_proj."}
     for layer in range(depth):
-        names |= {
+        modules |= {
             f"layers.{layer}.{name}": f"encoder.blocks.{layer}.{port}"
             for name, port in _PARTS.items()
         }
-    return names
+    return {"positions": "pos_emb"} | {
+        f"{name}.{kind}": f"{port}{kind}"
+        for name, port in modules.items()
+        for kind in ("weight", "bias")
+    }
 
 
 def _last(weights: Mapping[str, Tensor], prefix: str) -> int:

@@ -10,7 +10,7 @@ from .io.errors import RunError
 from .io.files import expanded
 from .tasks.weights import NO_CHECKPOINT
 
-__all__ = ["arranged", "last_in", "need_file"]
+__all__ = ["arranged", "last_in"]
 
 
 def arranged(arguments: list[str], tasks: Sequence[str]) -> list[str]:
@@ -45,7 +45,6 @@ def arranged(arguments: list[str], tasks: Sequence[str]) -> list[str]:
             )
         if path is not None and "://" not in path:
             path = expanded(path)
-            need_file(path)
             config = None if configs else configuration_of(path)
             if config is not None:
                 configs = [config]
@@ -57,16 +56,6 @@ def arranged(arguments: list[str], tasks: Sequence[str]) -> list[str]:
     front = [f"--config={config}" for config in configs]
     back = [] if path is None else [f"--ckpt_path={path}"]
     return [subcommand, *front, *others, *back]
-
-
-def need_file(checkpoint: str) -> None:
-    """Raise a RunError if a checkpoint is no file."""
-    path = Path(checkpoint)
-    if path.is_dir():
-        inside = next(iter(newest_first((path, "**"))), path / "checkpoints" / "best.ckpt")
-        raise RunError(f"{path} is a folder; name a checkpoint in it, such as {inside}")
-    if not path.is_file():
-        raise RunError(f"there is no checkpoint {path}")
 
 
 def last_in(

@@ -1,5 +1,6 @@
 """Settings that a run does not share with that of the checkpoint which it goes on from."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -29,43 +30,34 @@ def changes(checkpoint: str, now: dict[str, Any], subcommand: str) -> list[str]:
         subcommand: `fit`, for which all of them count, or another, for which the model does.
     """
     then = yaml.safe_load(configuration_of(checkpoint) or "") or {}
-    found = {
-        key: values
-        for part in _PARTS
-        if part in then
-        for key, values in _differences(then[part], now.get(part), part).items()
-    }
-    if subcommand == "fit":
-        found = {key: found[key] for key in found if not key.startswith(_OF_NO_EFFECT)}
-    else:
-        found = {key: found[key] for key in found if key.startswith(_OF_THE_MODEL)}
+    looked_at = _PARTS if subcommand == "fit" else _OF_THE_MODEL
     return [
         f"{key} is {new}, and was {old} in the run of the checkpoint"
-        for key, (old, new) in found.items()
+        for part in _PARTS
+        if part in then
+        for key, old, new in _differences(then[part], now.get(part), part)
+        if key.startswith(looked_at) and not key.startswith(_OF_NO_EFFECT)
     ]
 
 
-def _differences(old: Any, new: Any, path: str) -> dict[str, tuple[Any, Any]]:
-    """Values of keys that both have and that differ, by their path."""
+def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """The path and both values of each key that both have and that differs."""
     old, new = _by_class(old), _by_class(new)
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        return {} if old == new else {path: (old, new)}
-    if old.get("class_path") != new.get("class_path"):
-        return {path: (old.get("class_path"), new.get("class_path"))}
-    return {
-        where: values
-        for key in new
-        if key in old
-        for where, values in _differences(old[key], new[key], f"{path}.{key}").items()
-    }
+        if old != new:
+            yield path, old, new
+    elif old.get("class_path") != new.get("class_path"):
+        yield path, old.get("class_path"), new.get("class_path")
+    else:
+        for key in (key for key in new if key in old):
+            yield from _differences(old[key], new[key], f"{path}.{key}")
 
 
 def _by_class(value: Any) -> Any:
     """A list of callbacks as a dictionary, by the names of their classes."""
-    if not (isinstance(value, list) and value and all(map(_is_class, value))):
+    if not (isinstance(value, list) and value):
         return value
-    return {one["class_path"].rpartition(".")[2]: one.get("init_args", {}) for one in value}
-
-
-def _is_class(value: Any) -> bool:
-    return isinstance(value, dict) and "class_path" in value
+    try:
+        return {one["class_path"].rpartition(".")[2]: one.get("init_args", {}) for one in value}
+    except (TypeError, KeyError):
+        return value  # of numbers or words

@@ -10,19 +10,11 @@ from torch import Tensor, nn
 from .data.batches import Batch
 from .io.errors import DataError, RunError
 
-__all__ = [
-    "Batches",
-    "as_batch",
-    "check_precision",
-    "labels_of",
-    "warn_if_scaled",
-    "warn_if_untrained",
-]
+__all__ = ["Batches", "as_batch", "check_precision", "warn_if_scaled", "warn_if_untrained"]
 
 # Batches that a data module may return: 8-bit images, images with labels, a `Batch`, or the
 # error that reading them raised in a worker.
 Batches = Tensor | Sequence[Tensor] | Batch | DataError
-_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def as_batch(batch: Batches) -> Batch:
@@ -50,21 +42,6 @@ def as_batch(batch: Batches) -> Batch:
             "levels from 0 to 255, which the module scales"
         )
     return batch
-
-
-def labels_of(batch: Batch) -> Tensor | None:
-    """The labels of a batch, if there are any, checked where a model reads them."""
-    labels, number = batch.labels, len(batch.images)
-    if labels is None:
-        return None
-    kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-    if kind not in _INTEGERS or labels.shape != (number,):
-        shape = f" of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else ""
-        raise DataError(
-            f"DensityEstimation: labels must be integers of shape ({number},), got "
-            f"{kind}{shape}"
-        )
-    return labels
 
 
 def check_precision(trainer: L.Trainer) -> None:

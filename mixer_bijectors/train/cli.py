@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from .. import __version__
 from ._lightning import CLIWithoutHyperparameters, forget_average
-from .arguments import arranged, last_in, need_file
+from .arguments import arranged, last_in
 from .callbacks.bar import Bar
 from .callbacks.guard import Guard
 from .callbacks.run_config import RunConfig
@@ -120,7 +120,6 @@ class FlowCLI(CLIWithoutHyperparameters):
         if path != "last":
             if path is not None and not _FOUND_BY_LIGHTNING.fullmatch(path):
                 path = expanded(path)
-                need_file(path)
                 check_resumable(path)
             return path
         # A logger or callback of the user's may have its own folders.

@@ -23,7 +23,7 @@ from .io.errors import RunError
 from .labels import drop_labels, labels_for
 from .metrics import check_results, make_metrics
 from .schedule import Schedule
-from .sharding import agree, shard
+from .sharding import broadcast_values, shard
 
 __all__ = ["DensityEstimation"]
 
@@ -148,7 +148,7 @@ class DensityEstimation(DescribedModule):
                 "it out, or use the strategy ddp"
             )
         strategy, precision = self.trainer.strategy, self.trainer.precision_plugin
-        agree(self.flow, strategy.root_device)
+        broadcast_values(self.flow, strategy.root_device)
         has_actnorm = any(
             isinstance(m, ActNorm | nf.flows.ActNorm) for m in self.flow.modules()
         )
@@ -166,17 +166,6 @@ class DensityEstimation(DescribedModule):
         shard(self.flow, self.density.flows, mesh["data_parallel"])
         self._is_sharded = True
 
-    def on_validation_batch_start(self, batch: Batches, batch_idx: int, *_: int) -> None:
-        self._look_at_levels(batch)
-
-    def on_test_batch_start(self, batch: Batches, batch_idx: int, *_: int) -> None:
-        self._look_at_levels(batch)
-
-    def _look_at_levels(self, batch: Batches) -> None:
-        if not self._has_seen_levels:
-            self._has_seen_levels = True
-            warn_if_scaled(as_batch(batch).images)
-
     def on_validation_start(self) -> None:
         # Before a fit, Lightning tries the validation of a model that is yet to be trained.
         if not self.trainer.sanity_checking:
@@ -191,7 +180,6 @@ class DensityEstimation(DescribedModule):
                 config.scheduler.go_on_with(**self._optimizer_settings())
 
     def on_train_batch_start(self, batch: Batches, batch_idx: int) -> None:
-        self._look_at_levels(batch)
         # So the global generator draws what it would in a run that was never interrupted.
         rank = self.trainer.global_rank
         seed_generators(run_seed(), self.current_epoch, batch_idx, rank)
@@ -202,8 +190,16 @@ class DensityEstimation(DescribedModule):
                 self.density.log_prob(x, *labels)
         self._is_initialized = True
 
-    def training_step(self, batch: Batches, batch_idx: int) -> Tensor:
+    def _checked(self, batch: Batches) -> Batch:
+        """A batch of any data module, with a warning if the first one seems to be scaled."""
         batch = as_batch(batch)
+        if not self._has_seen_levels:
+            self._has_seen_levels = True
+            warn_if_scaled(batch.images)
+        return batch
+
+    def training_step(self, batch: Batches, batch_idx: int) -> Tensor:
+        batch = self._checked(batch)
         if self.labels is not None and batch.labels is None:
             raise RunError("the model is trained with labels, and the images have none")
         x = self.scale(batch)
@@ -235,7 +231,7 @@ class DensityEstimation(DescribedModule):
         self._evaluate("test", batch, batch_idx)
 
     def _evaluate(self, split: str, batch: Batches, batch_idx: int) -> None:
-        batch = as_batch(batch)
+        batch = self._checked(batch)
         # Seeded by the images, so that epochs, models and numbers of processes are compared on
         # equal random numbers.
         seed_generators(*(batch.indices[:1] or [batch_idx]))

@@ -8,11 +8,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from .checks import labels_of
 from .data.batches import Batch
-from .io.errors import RunError
+from .io.errors import DataError, RunError
 
 __all__ = ["drop_labels", "labels_for"]
+
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def labels_for(model: Any, batch: Batch, *, label_dropout: float) -> tuple[Tensor, ...]:
@@ -24,12 +25,20 @@ def labels_for(model: Any, batch: Batch, *, label_dropout: float) -> tuple[Tenso
         label_dropout: the share in training; with 0 the model does not learn the null class.
 
     Raises:
+        DataError: labels of another type or shape.
         RunError: the images have no labels, and the model has no null class.
     """
     if model.label_range is None:
         return ()
-    labels = labels_of(batch)
+    labels, number = batch.labels, len(batch.images)
     if labels is not None:
+        kind: Any = getattr(labels, "dtype", type(labels).__name__)
+        if kind not in _INTEGERS or labels.shape != (number,):
+            shape = f" of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else ""
+            raise DataError(
+                f"DensityEstimation: labels must be integers of shape ({number},), got "
+                f"{kind}{shape}"
+            )
         return (labels.long(),)
     if -1 not in model.label_range:
         raise RunError("the model needs labels, and the images have none")
@@ -38,7 +47,7 @@ def labels_for(model: Any, batch: Batch, *, label_dropout: float) -> tuple[Tenso
             "the images have no labels and get -1, the null class, for which the model was not "
             "trained, as its label_dropout is 0"
         )
-    return (torch.full((len(batch.images),), -1, device=batch.images.device),)
+    return (torch.full((number,), -1, device=batch.images.device),)
 
 
 def drop_labels(labels: Tensor, share: float, seeds: Sequence[int]) -> Tensor:

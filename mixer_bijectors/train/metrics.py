@@ -44,7 +44,7 @@ class MeanOverImages(Metric):
         return mean.to(ordered.device, dtype)
 
 
-class CalibrationError(Metric):
+class CalibrationError(MeanOverImages):
     """Expected calibration error in 15 bins; a process may have nothing to add to it.
 
     Example:
@@ -54,16 +54,6 @@ class CalibrationError(Metric):
         >>> error.compute()
         tensor(0.3750)
     """
-
-    full_state_update = False
-    values: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("values", default=[], dist_reduce_fx="cat")
-
-    def update(self, values: Tensor) -> None:
-        self.values.append(values.detach())
 
     def compute(self) -> Tensor:
         confidence, right = dim_zero_cat(self.values).unbind(1)

@@ -1,6 +1,7 @@
 """The parser of the command, which reports a mistake in one line."""
 
 import difflib
+import inspect
 import pydoc
 import re
 import textwrap
@@ -97,12 +98,5 @@ def _plain(line: str) -> str:
 def _arguments(class_path: str) -> Iterable[str]:
     """The names of what a class takes, with those of the classes that it hands them on to."""
     owner: Any = pydoc.locate(class_path)
-    classes = getattr(owner, "__mro__", ())
-    return {
-        name
-        for one in classes
-        for name in getattr(getattr(one, "__init__", None), "__code__", _NO_CODE).co_varnames
-    }
-
-
-_NO_CODE = (lambda: None).__code__
+    constructors = [one.__init__ for one in getattr(owner, "__mro__", ())]
+    return {name for method in constructors for name in inspect.signature(method).parameters}

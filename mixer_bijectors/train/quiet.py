@@ -42,17 +42,13 @@ _WARNINGS = (
 )
 
 
-class _Uninteresting(logging.Filter):
-    """Refuses records whose message begins with one of `_MESSAGES`."""
-
-    pattern = re.compile("|".join(_MESSAGES), re.DOTALL)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        is_of_lightning = record.name.startswith("lightning")
-        return not (is_of_lightning and self.pattern.match(record.getMessage()))
+_PATTERN = re.compile("|".join(_MESSAGES), re.DOTALL)
 
 
-_FILTER = _Uninteresting()
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Whether a record is not of Lightning, or begins with none of `_MESSAGES`."""
+    of_lightning = record.name.startswith("lightning")
+    return not (of_lightning and _PATTERN.match(record.getMessage()))
 
 
 def silence() -> None:
@@ -60,6 +56,6 @@ def silence() -> None:
     # Lightning passes its messages on to the root logger if that has handlers.
     for name in ("", "lightning", "lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
-            handler.addFilter(_FILTER)
+            handler.addFilter(_is_wanted)
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message)

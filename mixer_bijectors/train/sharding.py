@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from ._lightning import set_data_parallel_size
 from .io.checkpoints import load_checkpoint
 
-__all__ = ["Sharded", "agree", "shard"]
+__all__ = ["Sharded", "broadcast_values", "shard"]
 
 # What is called on models of images and their layers besides `forward`.
 _METHODS = (
@@ -57,7 +57,7 @@ class Sharded(ModelParallelStrategy):
 StrategyRegistry.register("sharded", Sharded, description="fully_shard over all processes")
 
 
-def agree(module: nn.Module, device: torch.device) -> None:
+def broadcast_values(module: nn.Module, device: torch.device) -> None:
     """Give all processes the values of the first, as DDP does and `fully_shard` does not."""
     for tensor in chain(module.parameters(), module.buffers()):
         shared = tensor.detach().to(device)

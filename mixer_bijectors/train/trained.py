@@ -10,10 +10,9 @@ import lightning as L
 import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser
-from torch import nn
 
 from .density_estimation import DensityEstimation
-from .io.checkpoints import checkpoint_in, load_checkpoint, misfit
+from .io.checkpoints import checkpoint_in, load_checkpoint, load_state
 from .io.configurations import configuration_of
 from .io.errors import RunError
 from .tasks.weights import load_weights
@@ -107,7 +106,7 @@ def load(
     if any(value.dtype == torch.float64 for value in weights.values()):
         module.double()
     if exported:
-        _load_exported(module.flow, weights, path)
+        load_state(module.flow, weights, path)
     else:
         load_weights(module, path)
     module.config, module.class_names = text, names
@@ -127,13 +126,3 @@ def _read_exported(path: Path) -> tuple[dict[str, Any], str | None, list[str] | 
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} is damaged, or no safetensors file") from error
     return weights, about.get("config"), json.loads(about.get("class_names", "null"))
-
-
-def _load_exported(flow: nn.Module, weights: dict[str, Any], path: Path) -> None:
-    try:
-        flow.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = misfit(str(error))
-        raise RunError(
-            f"{path} does not fit the model of its configuration: {reason}"
-        ) from error

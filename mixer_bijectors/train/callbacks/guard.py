@@ -121,15 +121,12 @@ class Guard(L.Callback):
 
 def _last_good(trainer: L.Trainer) -> str:
     """Name the newest checkpoint from before this step, whose weights may be the bad ones."""
-    paths = {
-        Path(path)
+    named = {
+        Path(getattr(callback, f"{kind}_model_path", ""))
         for callback in trainer.checkpoint_callbacks
-        for path in (
-            getattr(callback, "best_model_path", ""),
-            getattr(callback, "last_model_path", ""),
-        )
-        if path and Path(path).is_file()
+        for kind in ("best", "last")
     }
+    paths = [path for path in named if path.is_file()]
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         if load_checkpoint(path)["global_step"] < trainer.global_step:
             return f"the last good checkpoint is {path}"

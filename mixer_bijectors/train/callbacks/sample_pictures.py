@@ -14,7 +14,7 @@ from ...images import make_grid
 from ..checks import as_batch
 from ..density_estimation import DensityEstimation
 from ..io.errors import RunError
-from ..io.files import make_folder, replacing
+from ..io.files import atomic_write, make_folder
 from ..sharding import Sharded
 from ..tasks.pictures import class_columns, is_picture, latents_as_images, write_grid
 from ..tasks.sample import check_options, draw
@@ -120,7 +120,7 @@ class Pictures(L.Callback):
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as draft:
+    with atomic_write(path) as draft:
         figure.savefig(draft, dpi=150)
 
 

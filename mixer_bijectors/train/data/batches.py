@@ -35,9 +35,8 @@ class Batch(NamedTuple):
     @property
     def kept(self) -> list[int]:
         """Positions in the batch of the images that count."""
-        if not self.padding:
-            return list(range(len(self.images)))
-        return [position for position, padding in enumerate(self.padding) if not padding]
+        padding = self.padding or [False] * len(self.images)
+        return [position for position, is_padding in enumerate(padding) if not is_padding]
 
 
 class Source(Protocol):
@@ -220,12 +219,9 @@ class RequestedImages(Dataset[Any]):
 
     def collate(self, samples: list[_Sample | DataError]) -> Batch | DataError:
         """Samples as one batch, or the first error among them."""
-        good = []
-        for sample in samples:
-            if isinstance(sample, DataError):
-                return sample
-            good.append(sample)
-        requests, seeds, pixels, labels = zip(*good)
+        if errors := [sample for sample in samples if isinstance(sample, DataError)]:
+            return errors[0]
+        requests, seeds, pixels, labels = zip(*samples)
         blank = torch.zeros(self.source.image_shape, dtype=torch.uint8)
         images = torch.stack([blank if p is None else p for p in pixels])
         if self.pixel_order is not None:

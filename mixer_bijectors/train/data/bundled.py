@@ -32,17 +32,9 @@ __all__ = [
 ]
 
 _PHOTOS = {
-    "skimage.data": (
-        "astronaut.png",
-        "chelsea.png",
-        "coffee.png",
-        "hubble_deep_field.jpg",
-        "ihc.png",
-        "retina.jpg",
-        "rocket.jpg",
-        "motorcycle_left.png",
-    ),
-    "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
+    "skimage.data": "astronaut.png chelsea.png coffee.png hubble_deep_field.jpg ihc.png "
+    "retina.jpg rocket.jpg motorcycle_left.png",
+    "sklearn.datasets.images": "china.jpg flower.jpg",
 }
 
 
@@ -60,7 +52,7 @@ def load_photos() -> list[Tensor]:
     """The photographs, each uint8 of shape (3, height, width)."""
     photos = []
     for package, names in _PHOTOS.items():
-        for name in names:
+        for name in names.split():
             with (files(_package(package)) / name).open("rb") as file:
                 pixels = np.array(Image.open(file).convert("RGB"))
             photos.append(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
@@ -122,11 +114,8 @@ class Crops:
         self.image_shape = (3, size, size)
         self.length = length
         self.lefts = [crop_positions(photo.shape[2], size) for photo in photos]
-        counts = [
-            len(lefts) * max(photo.shape[1] - size + 1, 0)
-            for photo, lefts in zip(photos, self.lefts)
-        ]
-        self.ends = list(accumulate(counts))
+        tops = [max(photo.shape[1] - size + 1, 0) for photo in photos]
+        self.ends = list(accumulate(len(x) * y for x, y in zip(self.lefts, tops)))
         if not self.ends[-1]:
             raise ValueError(
                 f"Crops: no photo is large enough for crops of {size} x {size} pixels"
@@ -189,12 +178,9 @@ class Photos(ImageDataModule):
 def random_splits(images: Tensor, labels: Tensor) -> dict[str, TensorSource]:
     """A fifth for testing and a tenth for validation, drawn with a seed that never changes."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    ends = len(images) // 5, len(images) * 3 // 10
-    parts = order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] :]
-    return {
-        split: TensorSource(images[part], labels[part])
-        for split, part in zip(("test", "val", "train"), parts)
-    }
+    parts = order.tensor_split((len(images) // 5, len(images) * 3 // 10))
+    splits = dict(zip(("test", "val", "train"), parts))
+    return {split: TensorSource(images[i], labels[i]) for split, i in splits.items()}
 
 
 class Digits(ImageDataModule):

@@ -7,10 +7,8 @@ ImageNet32 and ImageNet64: Chrabaszcz et al., arXiv 1707.08819.
 import math
 import struct
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,11 +100,12 @@ def read_arrays(folder: Path, split: str) -> Arrays:
     else:
         raise DataError(f"{folder}: no pickles of CIFAR and no npz files of ImageNet in it")
     images = [batch for batch, _ in parts]
+    side = images[0].shape[3]
     for path, batch in zip(paths, images):
-        if batch.shape[1:] != images[0].shape[1:]:
+        if batch.shape[3] != side:
             raise DataError(
-                f"{path}: images of {batch.shape[3]} x {batch.shape[2]} pixels, where those of "
-                f"{paths[0].name} have {images[0].shape[3]} x {images[0].shape[2]}"
+                f"{path}: images of {batch.shape[3]} x {batch.shape[3]} pixels, where those of "
+                f"{paths[0].name} have {side} x {side}"
             )
     labels = np.concatenate([labels for _, labels in parts])
     return Arrays(images, Labels(labels, class_names))
@@ -156,33 +155,20 @@ def _kind(value: Any) -> str:
 # CIFAR
 
 
-@dataclass(frozen=True)
-class _Cifar:
+class _Cifar(NamedTuple):
     folder: str
-    files: dict[str, list[str]]
-    labels: str
     num_classes: int
-    meta: str
+    labels: str
     names: str
+    meta: str
+    files: dict[str, list[str]]
 
 
+_TEN = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+_HUNDRED = {"train": ["train"], "test": ["test"]}
 _CIFARS = (
-    _Cifar(
-        "cifar-10-batches-py",
-        {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
-        "labels",
-        10,
-        "batches.meta",
-        "label_names",
-    ),
-    _Cifar(
-        "cifar-100-python",
-        {"train": ["train"], "test": ["test"]},
-        "fine_labels",
-        100,
-        "meta",
-        "fine_label_names",
-    ),
+    _Cifar("cifar-10-batches-py", 10, "labels", "label_names", "batches.meta", _TEN),
+    _Cifar("cifar-100-python", 100, "fine_labels", "fine_label_names", "meta", _HUNDRED),
 )
 
 
@@ -214,9 +200,8 @@ def _cifar_batch(path: Path, cifar: _Cifar) -> tuple[NDArray[np.uint8], NDArray[
     for key in keys:
         if key not in entries:
             raise DataError(f"{path}: the pickle has no entry {key!r}")
-    images, labels = _checked(
-        path, entries["data"], entries[cifar.labels], 0, cifar.num_classes
-    )
+    data, labels = (entries[key] for key in keys)
+    images, labels = _checked(path, data, labels, 0, cifar.num_classes)
     if images.shape[2] != 32:
         raise DataError(f"{path}: images of CIFAR are of 32 pixels, not {images.shape[2]}")
     return images, labels
@@ -224,15 +209,7 @@ def _cifar_batch(path: Path, cifar: _Cifar) -> tuple[NDArray[np.uint8], NDArray[
 
 # downsampled ImageNet
 
-_NPZ = {
-    "train": [f"train_data_batch_{i}.npz" for i in range(1, 11)],
-    "test": ["val_data.npz"],
-}
-_IMAGENET_CLASSES = 1000
-_HEADERS: dict[tuple[int, int], Callable[[Any], Any]] = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+_NPZ = {"train": [f"train_data_batch_{i}.npz" for i in range(1, 11)], "test": ["val_data.npz"]}
 
 
 def _npz_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -244,8 +221,8 @@ def _npz_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     except Exception as error:
         # A damaged file surfaces as half a dozen kinds, from zipfile, zlib and numpy.
         raise DataError(f"{path}: the npz file is cut short or damaged") from error
-    # The authors count classes from 1.
-    return _checked(path, data, labels, 1, _IMAGENET_CLASSES)
+    # The authors count the 1000 classes from 1.
+    return _checked(path, data, labels, 1, 1000)
 
 
 def _npz_array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
@@ -254,7 +231,8 @@ def _npz_array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
         raise DataError(f"{path}: the npz file has no array '{name}'")
     info = archive.getinfo(f"{name}.npy")
     with archive.open(info) as member:
-        shape, fortran, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
+        header = "read_array_header_{}_{}".format(*np.lib.format.read_magic(member))
+        shape, fortran, dtype = getattr(np.lib.format, header)(member)
         start = member.tell()
     if dtype.kind not in "biuf":
         raise DataError(f"{path}: the array '{name}' is of dtype {dtype}, not of numbers")
@@ -262,17 +240,12 @@ def _npz_array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     if info.file_size - start != math.prod(shape) * dtype.itemsize:
         raise DataError(f"{path}: the array '{name}' is not as long as its header says")
     if info.compress_type == zipfile.ZIP_STORED and info.file_size > start and not fortran:
-        return np.memmap(path, dtype, "r", _data_offset(path, info) + start, shape)
+        # Behind a local header, whose two last fields may be of other sizes than in the
+        # directory at the end of the zip.
+        with path.open("rb") as file:
+            file.seek(info.header_offset)
+            name, extra = struct.unpack("<26xHH", file.read(30))
+        start += info.header_offset + 30 + int(name) + int(extra)
+        return np.memmap(path, dtype, "r", start, shape)
     with archive.open(info) as member:
         return np.lib.format.read_array(member, allow_pickle=False)
-
-
-def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """The offset of a member, behind a local header whose two last fields vary in size.
-
-    Their sizes in the directory at the end of the zip may be others.
-    """
-    with path.open("rb") as file:
-        file.seek(info.header_offset)
-        name, extra = struct.unpack("<26xHH", file.read(30))
-    return info.header_offset + 30 + int(name) + int(extra)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..io.errors import ImageError
+from ..io.names import first_line
 
 __all__ = ["FORMATS", "ImageError", "open_image", "resize"]
 
@@ -87,8 +88,8 @@ def open_image(source: bytes | str | os.PathLike[str], channels: int) -> Image.I
     except Exception as error:
         # Damaged bytes surface as OSError, SyntaxError, ValueError, struct.error, EOFError,
         # MemoryError and more, depending on where in Pillow they are met.
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ImageError(f"cannot be decoded: {reason.splitlines()[0][:200]}") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ImageError(f"cannot be decoded: {reason[:200]}") from error
 
 
 def _turned(image: Image.Image, orientation: int | None) -> Image.Image:

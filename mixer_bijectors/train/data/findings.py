@@ -34,24 +34,21 @@ def describe(
     numbers = [f"{counts[split]} {name}" for split, name in _USES.items() if split in counts]
     said = [f"{printable(path)}: {_and(numbers)} images"]
     given = {split: splits[split].labels for split in used}
-    said += _classes({split: labels for split, labels in given.items() if labels is not None})
+    known = {split: labels for split, labels in given.items() if labels is not None}
+    said += _classes(known)
     missing = {
         split: len(splits[split]) if labels is None else int((labels.values < 0).sum())
         for split, labels in given.items()
     }
-    if any(labels is not None for labels in given.values()):
-        bare = [f"{count} of {split}" for split, count in missing.items() if count]
-        if bare:
-            said.append(f"without a label: {_and(bare)}")
-    unused = [
-        f"{split} ({len(images)})" for split, images in splits.items() if split not in used
-    ]
-    if unused:
-        said.append(f"not used: {_and(unused)}")
+    bare = [f"{count} of {split}" for split, count in missing.items() if count and known]
+    unused = [f"{split} ({len(splits[split])})" for split in splits if split not in used]
     reasons = [f"{some(names)} ({reason})" for reason, names in left_out.items() if names]
-    if reasons:
-        said.append(f"left out: {', '.join(reasons)}")
-    return "; ".join(said)
+    rest = {
+        "without a label": _and(bare),
+        "not used": _and(unused),
+        "left out": ", ".join(reasons),
+    }
+    return "; ".join(said + [f"{what}: {words}" for what, words in rest.items() if words])
 
 
 def _classes(given: Mapping[str, Labels]) -> list[str]:
@@ -64,13 +61,11 @@ def _classes(given: Mapping[str, Labels]) -> list[str]:
     if len(labels) > _LISTED:
         said = [f"{len(labels)} classes of {counts.min()} to {counts.max()} images"]
     else:
-        called = [_called(n, names) for n in labels]
         one = "class" if len(labels) == 1 else "classes"
-        listed = ", ".join(f"{name} ({count})" for name, count in zip(called, counts))
-        said = [f"{len(labels)} {one}: {listed}"]
+        listed = [f"{_called(n, names)} ({count})" for n, count in zip(labels, counts)]
+        said = [f"{len(labels)} {one}: {', '.join(listed)}"]
     if "train" in given and (unseen := sorted(set(labels) - set(given["train"].values))):
-        called = [_called(n, names) for n in unseen]
-        said.append(f"not in train: {some(called)}")
+        said.append(f"not in train: {some([_called(n, names) for n in unseen])}")
     return said
 
 
@@ -79,4 +74,4 @@ def _called(label: int, names: Sequence[str] | None) -> str:
 
 
 def _and(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -34,17 +34,14 @@ class Files(Split):
     def __init__(self, root: str, paths: Sequence[str], labels: Labels | None) -> None:
         self.root = root
         # Not as objects, whose counts of references each worker would copy.
-        encoded = [os.fsencode(path) for path in paths]
-        self.text = b"".join(encoded)
-        self.ends = np.cumsum([0, *map(len, encoded)])
+        self.paths = np.array([os.fsencode(path) for path in paths], np.bytes_)
         self.labels = labels
 
     def __len__(self) -> int:
-        return len(self.ends) - 1
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> Item:
-        path = os.fsdecode(self.text[self.ends[index] : self.ends[index + 1]])
-        path = os.path.join(self.root, path)
+        path = os.path.join(self.root, os.fsdecode(self.paths[index]))
         return Item(path, self.label(index), printable(path))
 
 

@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,9 +60,7 @@ class Images(ImageDataModule):
         resize: `crop` keeps the aspect ratio and cuts off what is too long, `squash` scales
             both sides as the downsampled ImageNet does, see `decode.resize`.
         random_crop: in training, cut at a random place in place of the middle.
-        flip: mirror half of the training images.
-        permute_seed: put the pixels of all images in one random order, drawn with this seed.
-        on_bad_image: `raise` or `skip`, see `ImageDataModule`.
+        options: `flip`, `permute_seed` and `on_bad_image`, see `ImageDataModule`.
 
     Raises:
         ValueError: an argument is not one of these.
@@ -83,17 +81,9 @@ class Images(ImageDataModule):
         test_split: str | float | None = None,
         resize: Literal["crop", "squash"] = "crop",
         random_crop: bool = False,
-        flip: bool = False,
-        permute_seed: int | None = None,
-        on_bad_image: str = "raise",
+        **options: Any,
     ) -> None:
-        super().__init__(
-            batch_size,
-            num_workers,
-            flip=flip,
-            permute_seed=permute_seed,
-            on_bad_image=on_bad_image,
-        )
+        super().__init__(batch_size, num_workers, **options)
         if not os.fspath(path):
             raise ValueError("Images: path must name a folder, a file or a dataset, got ''")
         channels, height, width = image_shape
@@ -101,9 +91,8 @@ class Images(ImageDataModule):
             raise ValueError(
                 f"Images: image_shape must be (1 or 3, height, width), got {tuple(image_shape)}"
             )
-        self.splits: dict[str, str | float | None]
-        self.splits = {"train": train_split, "val": _share(val_split)}
-        self.splits["test"] = None if test_split is None else _share(test_split)
+        self.splits: dict[str, str | float | None] = {"train": train_split}
+        self.splits |= {"val": _share(val_split), "test": _share(test_split)}
         for split in ("val", "test"):
             share = self.splits[split]
             if isinstance(share, float) and not 0 < share < 1:
@@ -201,11 +190,11 @@ class Images(ImageDataModule):
         return [s or "test" for s in self.splits.values() if not isinstance(s, float)]
 
 
-def _share(split: str | float) -> str | float:
-    """A share as a number, also from the text of a command line; a name as it is."""
+def _share(split: str | float | None) -> str | float | None:
+    """A share as a number, also from the text of a command line; a name or None as it is."""
     try:
-        return float(split)
-    except ValueError:
+        return float(split)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
         return split
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..io.errors import DataError
-from ..io.names import printable
+from ..io.names import first_line, printable
 from .cifar_imagenet import find_format, read_arrays
 from .folders import read_folder
 from .labels import join_labels
 from .split import Split
-from .table_files import first_line, load_tables, split_tables, unambiguous
+from .table_files import load_tables, split_tables, unambiguous
 from .tables import Rows
 from .tree import TABLES, list_files
 

@@ -5,7 +5,7 @@ import unicodedata
 from typing import Any
 
 from ..io.errors import DataError
-from ..io.names import printable, some
+from ..io.names import first_line, printable, some
 from .labels import Labels, first_labels, label_columns, labels_of_column
 from .tree import Tree
 
@@ -36,8 +36,7 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
             table = readers[os.path.splitext(name)[1]](path)
         except Exception as error:
             # Each of the readers has errors of its own.
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"{printable(path)} cannot be read: {reason}") from error
+            raise DataError(f"{printable(path)} cannot be read: {first_line(error)}") from error
         if not len(table):
             raise DataError(
                 f"{printable(path)} lists no images; list them, or move the file away"

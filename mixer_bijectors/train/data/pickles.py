@@ -72,19 +72,17 @@ def read_pickle(path: Path, keys: Sequence[str]) -> dict[str, Any]:
 
 # Instructions that are allowed, each as a letter: i for whole numbers, ( for the mark, digits
 # and t for tuples, c for what takes a tuple of arguments, nothing for what changes no value.
-_LETTERS = {
-    **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"), "i"),
-    **{"MARK": "(", "TUPLE": "t", "TUPLE1": "1", "TUPLE2": "2", "TUPLE3": "3"},
-    **dict.fromkeys(("REDUCE", "BUILD"), "c"),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "PROTO", "FRAME"), ""),
-    **dict.fromkeys(("FLOAT", "BINFLOAT", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_TUPLE"), "-"),
-    **dict.fromkeys(("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), "-"),
-    **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING"), "-"),
-    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), "-"),
-    **dict.fromkeys(("EMPTY_LIST", "LIST", "APPEND", "APPENDS"), "-"),
-    **dict.fromkeys(("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"), "-"),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "STOP"), "-"),
+_ALLOWED = {
+    "i": "INT BININT BININT1 BININT2 LONG LONG1 LONG4",
+    "c": "REDUCE BUILD",
+    "": "PUT BINPUT LONG_BINPUT MEMOIZE PROTO FRAME",
+    "-": "FLOAT BINFLOAT NONE NEWTRUE NEWFALSE EMPTY_TUPLE EMPTY_LIST LIST APPEND APPENDS "
+    "EMPTY_DICT DICT SETITEM SETITEMS UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 STRING "
+    "BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 GET BINGET "
+    "LONG_BINGET GLOBAL STACK_GLOBAL STOP",
+    **{"(": "MARK", "t": "TUPLE", "1": "TUPLE1", "2": "TUPLE2", "3": "TUPLE3"},
 }
+_LETTERS = {name: letter for letter, names in _ALLOWED.items() for name in names.split()}
 
 
 def _check(content: bytes) -> None:

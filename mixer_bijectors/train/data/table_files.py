@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..io.errors import DataError
-from ..io.names import printable, some
+from ..io.names import first_line, printable, some
 from .folders import SPLITS
 from .tree import Tree
 
-__all__ = ["first_line", "load_tables", "split_tables", "unambiguous"]
+__all__ = ["load_tables", "split_tables", "unambiguous"]
 
 
 def split_tables(tree: Tree) -> dict[str, list[str]]:
@@ -86,16 +86,15 @@ def load_tables(files: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         raise DataError("there are both parquet and arrow files; name one of them, or a folder")
     kind = kinds.pop()
     read = {path: _read(path) for path in paths}
-    filled = {path: schema for path, (schema, count) in read.items() if count}
-    if not filled:
+    if not any(count for _, count in read.values()):
         raise DataError(f"{printable(paths[0])} holds no images")
-    schema = _common_schema({path: schema for path, (schema, _) in read.items()})
+    common = _common_schema({path: schema for path, (schema, _) in read.items()})
     loaded = {}
     for split, given in files.items():
-        given = [path for path in given if path in filled]
+        given = [path for path in given if read[path][1]]
         if not given:
             continue
-        features = _features(schema, {path: filled[path] for path in given})
+        features = _features(common, {path: read[path][0] for path in given})
         # It takes patterns, in which some characters mean something.
         patterns = [glob.escape(unambiguous(path)) for path in given]
         try:
@@ -113,31 +112,26 @@ def _common_schema(schemas: Mapping[str, Any]) -> Any:
     """The columns of all files, of types that hold what is in each of them."""
     import pyarrow as pa
 
-    (first, common), *others = schemas.items()
+    first, common = next(iter(schemas.items()))
     common = common.remove_metadata()
     for path, schema in schemas.items():
         names = schema.names
         if twice := [name for name in names if names.count(name) > 1]:
             raise DataError(f"{printable(path)} has two columns {twice[0]}; rename one of them")
-    for path, schema in others:
-        if sorted(schema.names) != sorted(common.names):
+        if sorted(names) != sorted(common.names):
             raise DataError(
-                f"{printable(path)} has the columns {', '.join(schema.names)}, and "
+                f"{printable(path)} has the columns {', '.join(names)}, and "
                 f"{printable(first)} {', '.join(common.names)}; they must be the same"
             )
-        for name in common.names:
-            fields = [common.field(name), schema.field(name).remove_metadata()]
-            try:
-                # A column in which all is missing has a type of its own, null.
-                (field,) = pa.unify_schemas(
-                    [pa.schema([field]) for field in fields], promote_options="permissive"
-                )
-            except pa.ArrowException:
-                raise DataError(
-                    f"the column {name} of {printable(path)} is of type {fields[1].type}, that "
-                    f"of {printable(first)} {fields[0].type}; they must be the same"
-                ) from None
-            common = common.set(common.get_field_index(name), field)
+        try:
+            # A column in which all is missing has a type of its own, null.
+            both = [common, schema.remove_metadata()]
+            common = pa.unify_schemas(both, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{printable(path)} has a column of another type than {printable(first)}: "
+                f"{error}; they must be the same"
+            ) from None
     return common
 
 
@@ -209,12 +203,3 @@ def _read(path: str, whole: bool = False) -> tuple[Any, int]:
     except Exception as error:
         # Damage surfaces as half a dozen kinds of errors.
         raise DataError(f"{printable(path)} cannot be read: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of the innermost cause of an error of `datasets`."""
-    from datasets.exceptions import DatasetGenerationError
-
-    while isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,6 +1,5 @@
 """Checkpoints that are complete whenever they are there, and never run code when loaded."""
 
-import errno
 import os
 import pickle
 import signal
@@ -15,10 +14,11 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
 
 from .._lightning import has_saved, validation_follows
 from .errors import RunError
-from .files import make_folder, remove_drafts, replacing
+from .files import atomic_write, make_folder, remove_drafts
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -26,6 +26,7 @@ __all__ = [
     "check_resumable",
     "checkpoint_in",
     "load_checkpoint",
+    "load_state",
     "misfit",
     "newest_first",
 ]
@@ -137,12 +138,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         make_folder(Path(path).parent)
-        with replacing(path) as draft:
+        with atomic_write(path) as draft, draft.open("wb") as file:
             try:
-                torch.save(checkpoint, draft)
+                torch.save(checkpoint, file)
             except RuntimeError as error:
                 # torch's zip writer hides what the system said.
-                raise _cause(draft, error) from error
+                said = error.__context__
+                raise (said if isinstance(said, OSError) else error) from None
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -204,6 +206,9 @@ def load_checkpoint(
             f"{path} is an exported file, which mixer_bijectors.train.load reads; name a "
             "checkpoint of the run that it was exported from"
         )
+    if Path(path).is_dir():
+        inside = next(iter(newest_first((Path(path), "**"))), "checkpoints/best.ckpt")
+        raise RunError(f"{path} is a folder; name a checkpoint in it, such as {inside}")
     try:
         loaded = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
@@ -241,18 +246,16 @@ def _check_is_of_fit(loaded: dict[str, Any], path: str | os.PathLike[str]) -> No
         )
 
 
+def load_state(module: nn.Module, state: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Load the weights of a file, or raise a RunError that says why they do not fit."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise RunError(
+            f"the weights of {path} do not fit the model of the config: {misfit(str(error))}"
+        ) from error
+
+
 def misfit(message: str) -> str:
     """The last of the reasons why weights do not fit a model, of those that torch gives."""
     return textwrap.shorten(message.splitlines()[-1], 300, placeholder=" ...")
-
-
-def _cause(draft: Path, error: RuntimeError) -> OSError:
-    """The system's error behind a failed write, found by writing once more."""
-    try:
-        with draft.open("ab") as file:
-            file.write(bytes(1 << 20))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as cause:
-        return cause
-    return OSError(errno.EIO, str(error).splitlines()[0])

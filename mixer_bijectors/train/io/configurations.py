@@ -47,13 +47,13 @@ def with_base(names: Sequence[str]) -> list[str]:
     Raises:
         RunError: there is neither such a file nor such a configuration, or it is no YAML.
     """
-    found = [_find(name) for name in names]
+    found = [_config_file(name) for name in names]
     of_runs = {str(path) for path in PACKAGED.glob("*.yaml")}
     needs_base = any(os.path.realpath(path) in of_runs for path in found) and _BASE not in found
     return [_BASE, *found] if needs_base else found
 
 
-def _find(name: str) -> str:
+def _config_file(name: str) -> str:
     """The file of a configuration, or YAML itself."""
     if "\n" in name:
         return name

@@ -8,7 +8,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 
 from .._lightning import ContinuedWriter
-from .files import replacing
+from .files import atomic_write
 
 __all__ = ["ResumableCSVLogger"]
 
@@ -34,7 +34,7 @@ class _Writer(ContinuedWriter):
             # A row without its last fields was cut short.
             whole = [row for row in csv.DictReader(file) if None not in row.values()]
         rows = [row for row in whole if int(row["step"]) < step]
-        with replacing(path) as draft, draft.open("w", newline="") as file:
+        with atomic_write(path) as draft, draft.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)

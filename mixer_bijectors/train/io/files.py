@@ -8,14 +8,21 @@ from pathlib import Path
 
 from .errors import RunError
 
-__all__ = ["UNWRITABLE", "expanded", "make_folder", "remove_drafts", "replacing", "unwritable"]
+__all__ = [
+    "UNWRITABLE",
+    "atomic_write",
+    "expanded",
+    "make_folder",
+    "remove_drafts",
+    "unwritable",
+]
 
 # What the system says of writing alone; a file may lack the permission to be read as well.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary file beside `path` to write to, which takes its place once it is complete.
 
     Whenever the process dies, `path` holds what it held before or all of the new content.
@@ -24,7 +31,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         RunError: the file cannot be written.
 
     Example:
-        >>> with replacing("numbers.txt") as draft:
+        >>> with atomic_write("numbers.txt") as draft:
         ...     _ = draft.write_text("1 2 3")
         >>> Path("numbers.txt").read_text()
         '1 2 3'

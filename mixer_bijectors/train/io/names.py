@@ -1,8 +1,8 @@
-"""Names of files and classes as a sentence can hold them."""
+"""Names of files and classes, and errors, as a sentence can hold them."""
 
 from collections.abc import Sequence
 
-__all__ = ["printable", "some"]
+__all__ = ["first_line", "printable", "some"]
 
 
 def printable(text: str) -> str:
@@ -26,3 +26,10 @@ def some(names: Sequence[str]) -> str:
     rest = len(names) - 3
     others = f" and {rest} other{'s' if rest > 1 else ''}" if rest > 0 else ""
     return ", ".join(map(printable, names[:3])) + others
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, of its innermost cause where `datasets` has wrapped it."""
+    while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,6 +9,7 @@ from torch import distributed
 from .checkpoints import misfit
 from .errors import RunError
 from .files import UNWRITABLE, unwritable
+from .names import first_line
 
 __all__ = ["reason_of"]
 
@@ -35,7 +36,7 @@ def reason_of(error: Exception) -> str | None:
     if not isinstance(first, _MENDABLE):
         return None
     worded_here = (link for link in chain if _raised_in(link).startswith("mixer_bijectors"))
-    return _first_line(next(worded_here, None) or _innermost(chain))
+    return _sentence(next(worded_here, None) or _innermost(chain))
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
@@ -64,8 +65,7 @@ def _innermost(chain: list[BaseException]) -> BaseException:
     return (sentences or chain[:1])[-1]
 
 
-def _first_line(error: BaseException) -> str:
+def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)

@@ -24,7 +24,6 @@ def embed(
     """Write the embeddings of images, their latents, as npz or safetensors.
 
     Args:
-        trainer: where they are computed.
         model: the model, from the config.
         datamodule: the images.
         ckpt_path: a checkpoint of `fit`.

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checks import check_precision
 from ..density_estimation import DensityEstimation
 from ..io.errors import RunError
-from ..io.files import expanded, make_folder, replacing
+from ..io.files import atomic_write, expanded, make_folder
 from .pictures import is_picture, write_grid
 from .weights import load_weights
 
@@ -87,7 +87,7 @@ class Output:
 
     def write(self, write: Callable[[Path], Any], note: str) -> None:
         """Have the file written, whole or not at all, and say what it holds."""
-        with replacing(self.path) as draft:
+        with atomic_write(self.path) as draft:
             write(draft)
         print(f"wrote {self.path}: {note}")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ...images import save_grid
-from ..io.files import replacing
+from ..io.files import atomic_write
 
 __all__ = ["class_columns", "is_picture", "latents_as_images", "write_grid"]
 
@@ -41,6 +41,6 @@ def write_grid(
     path: str | os.PathLike[str], images: Tensor, columns: int | None = None
 ) -> None:
     """Write images side by side, small ones enlarged by a whole factor."""
-    with replacing(path) as draft:
+    with atomic_write(path) as draft:
         scale = max(1, _SMALL // max(images.shape[-2:]))
         save_grid(draft, images, columns=columns, scale=scale)

@@ -20,7 +20,7 @@ from ..data.image_data_module import ImageDataModule
 from ..data.sampling import run_seed, seed_generators
 from ..density_estimation import DensityEstimation
 from ..io.errors import RunError
-from ..io.files import make_folder, replacing
+from ..io.files import atomic_write, make_folder
 from .fingerprint import as_text, digest_of_images, digest_of_model, settings
 from .output import Output
 
@@ -107,7 +107,7 @@ class BatchWriter(BasePredictionWriter):
         if kept != about:
             shutil.rmtree(self.folder, ignore_errors=True)
             make_folder(self.folder)
-            with replacing(file) as draft:
+            with atomic_write(file) as draft:
                 draft.write_text(json.dumps(about))
         return {int(path.stem) for path in self.folder.glob("[0-9]*.npz")}, seed
 
@@ -125,7 +125,7 @@ class BatchWriter(BasePredictionWriter):
         if kept:
             arrays = {k: value.detach().cpu().numpy()[kept] for k, value in prediction.items()}
             number = batch.indices[0] // self.batch_size
-            with replacing(self.folder / f"{number:09d}.npz") as draft:
+            with atomic_write(self.folder / f"{number:09d}.npz") as draft:
                 np.savez(draft, **arrays)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

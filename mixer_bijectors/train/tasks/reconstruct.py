@@ -30,7 +30,6 @@ def reconstruct(
     """Send images to their latents and back: a picture of all three as png, and npz.
 
     Args:
-        trainer: Lightning's trainer, which runs the model on its devices.
         model: the model, from the config.
         datamodule: the images.
         ckpt_path: a checkpoint of `fit`.

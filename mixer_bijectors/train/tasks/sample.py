@@ -43,7 +43,6 @@ def sample(
     """Draw images: a grid as png, and an npz file of images, log-densities and labels.
 
     Args:
-        trainer: where they are computed.
         model: the model, from the config.
         datamodule: not looked at.
         ckpt_path: a checkpoint of `fit`.

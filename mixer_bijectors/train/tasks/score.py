@@ -34,7 +34,6 @@ def score(
     """Write the bits per dimension of each image as csv or parquet, and AUROCs.
 
     Args:
-        trainer: where they are computed.
         model: the model, from the config.
         datamodule: the images.
         ckpt_path: a checkpoint of `fit`.
@@ -45,7 +44,8 @@ def score(
             which a class-conditional model gets no labels, of either.
         overwrite: replace a file that is there.
     """
-    alone = anomalies is None
+    # By its name, the images of a set, and whether they are compressed.
+    sets = {split: (datamodule, split, anomalies is not None)}
     if anomalies is not None:
         shape = model.density.image_shape
         if shape is None:
@@ -56,25 +56,22 @@ def score(
         others = images_like(datamodule, anomalies, shape)
         if trainer.is_global_zero:
             others.prepare_data()  # which may not be there
+        sets |= {"anomalies": (others, "test", True), "typical": (datamodule, "val", False)}
     with Output(
         *(trainer, model, ckpt_path, output, "scores.csv", ".parquet"), overwrite=overwrite
     ) as out:
-
-        def table(name: str, data: ImageDataModule, split: str, compressed: bool) -> Any:
-            compute = partial(scores, compressed=compressed, labelled=alone)
-            values = predict_images(out, compute, data, split, name=name, labelled=alone)
-            source = data.sources[split]
-            names = [source.name(int(index)) for index in values.get("index", ())]
-            return {"image": names} | values
-
-        tables = {split: table(split, datamodule, split, not alone)}
-        if not alone:
-            tables["anomalies"] = table("anomalies", others, "test", True)
-            held_out = table("typical", datamodule, "val", False)
+        labelled = anomalies is None
+        tables: dict[str, Any] = {}
+        for name, (data, part, compressed) in sets.items():
+            compute = partial(scores, compressed=compressed, labelled=labelled)
+            values = predict_images(out, compute, data, part, name=name, labelled=labelled)
+            names = [data.sources[part].name(int(index)) for index in values.get("index", ())]
+            tables[name] = {"image": names} | values
         if not trainer.is_global_zero:
             return
-        if not alone:
-            typical = float(np.mean(held_out["bits_per_dim"]))
+        mean = np.sort(tables[split]["bits_per_dim"]).mean()
+        if anomalies is not None:
+            typical = float(np.mean(tables.pop("typical")["bits_per_dim"]))
             for values in tables.values():
                 bits, size = (torch.tensor(values[k]) for k in ("bits_per_dim", "complexity"))
                 values |= anomaly_scores(bits, size, typical)
@@ -89,14 +86,11 @@ def score(
                 for name, values in tables.items()
             ]
         )
-        mean = np.sort(tables[split]["bits_per_dim"]).mean()
         number, of = len(tables[split]["index"]), len(datamodule.source(split))
         images = f"{number}" if number == of else f"{number} of {of}"
         print(f"{mean:.4f} bits per dimension, mean of {images} images")
-        out.write(
-            rows.to_csv if out.path.suffix == ".csv" else rows.to_parquet,
-            f"scores of {len(rows)} images",
-        )
+        write = rows.to_csv if out.path.suffix == ".csv" else rows.to_parquet
+        out.write(write, f"scores of {len(rows)} images")
 
 
 def scores(

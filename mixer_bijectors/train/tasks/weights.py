@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..checks import warn_if_untrained
 from ..density_estimation import DensityEstimation
-from ..io.checkpoints import load_checkpoint, misfit
+from ..io.checkpoints import load_checkpoint, load_state
 from ..io.errors import RunError
 
 __all__ = ["NO_CHECKPOINT", "load_weights"]
@@ -27,13 +27,7 @@ def load_weights(module: DensityEstimation, ckpt_path: str | os.PathLike[str] | 
     checkpoint = load_checkpoint(ckpt_path)
     if "state_dict" not in checkpoint:
         raise RunError(f"{ckpt_path} is no checkpoint of fit: it holds no state_dict")
-    try:
-        module.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        reason = misfit(str(error))
-        raise RunError(
-            f"the weights of {ckpt_path} do not fit the model of the config: {reason}"
-        ) from error
+    load_state(module, checkpoint["state_dict"], ckpt_path)
     module.on_load_checkpoint(checkpoint)
     module.config = module.config or checkpoint.get("config")
     warn_if_untrained(module.flow)
