@@ -86,7 +86,7 @@ ERRORS = {
     "no blocks": (
         lambda: tarflow(num_blocks=0),
         ValueError,
-        "TarFlow: num_blocks must be at least 1, got 0",
+        "TarFlow: num_blocks must be a whole number from 1, got 0",
     ),
     "mixer of other images": (
         lambda: tarflow(mixer=mb.MixerFlow((3, 8, 8), 2, 1, shift_every=0)),
@@ -258,6 +258,18 @@ ERRORS = {
         ValueError,
         "MixerFlow: the model has no target; set its attribute p",
     ),
+    "the shape of a batch for that of an image": (
+        lambda: images.bits_per_dim(torch.zeros(2), IMAGES.shape),
+        ValueError,
+        "bits_per_dim: image_shape must be that of one image, (channels, height, width), got "
+        "(2, 3, 4, 4); of a batch x it is x.shape[1:]",
+    ),
+    "a seed for a generator": (
+        lambda: tiny().sample(2, generator=3),
+        TypeError,
+        "MixerFlow: generator must be a torch.Generator, got 3; make one with "
+        "torch.Generator().manual_seed(seed)",
+    ),
     "noise": (
         lambda: images.add_noise(torch.zeros(2, dtype=torch.uint8), -1.0),
         ValueError,
@@ -427,7 +439,17 @@ ERRORS = {
     "a negative number of layers": (
         lambda: mb.MixerFlow((3, 8, 8), 4, num_layers=-1),
         ValueError,
-        "MixerFlow: num_layers must not be negative, got -1",
+        "MixerFlow: num_layers must be a whole number from 0, got -1",
+    ),
+    "a number of classes that is none": (
+        lambda: tiny(num_classes=3.0),
+        ValueError,
+        "MixerFlow: num_classes must be a whole number from 0, got 3.0",
+    ),
+    "half a Transformer": (
+        lambda: tarflow(num_blocks=1.5),
+        ValueError,
+        "TarFlow: num_blocks must be a whole number from 1, got 1.5",
     ),
     "labels to an unconditional model": (
         lambda: tiny().log_prob(IMAGES, torch.tensor([0, 1])),

@@ -87,7 +87,7 @@ def test_errors(build, kind, message) -> None:
 def test_classes_that_no_layer_reads_are_refused() -> None:
     with pytest.raises(ValueError, match="num_classes=3, but none of the flows inside reads"):
         mb.ImageFlow.from_layers(SHAPE, 4, [attention()], num_classes=3)
-    with pytest.raises(ValueError, match="num_classes must not be negative, got -1"):
+    with pytest.raises(ValueError, match="num_classes must be a whole number from 0, got -1"):
         mb.ImageFlow.from_layers(SHAPE, 4, [], num_classes=-1)
 
 

@@ -75,8 +75,7 @@ class ImageFlow(DensityModel, TargetDivergences):
         base: nf.distributions.BaseDistribution | None = None,
     ) -> None:
         name = type(self).__name__
-        if num_classes < 0:
-            raise ValueError(f"{name}: num_classes must not be negative, got {num_classes}")
+        check_size(name, "num_classes", num_classes, least=0)
         flows = list(layers)
         for flow in flows:
             check_flow(name, flow)

@@ -145,7 +145,7 @@ def _labels(
         )
     labels = []
     for name in chosen:
-        # A number may be a name: folders 1, 2 and 10 are the classes with the labels 0, 2 and 1.
+        # A number may be a name: folders 1, 2 and 10 are classes with the labels 0, 2 and 1.
         label = names.index(str(name)) if str(name) in names else name
         if isinstance(label, str) or label not in known:
             named = f", named {some(names)}" if names else ""
