@@ -1,7 +1,5 @@
 """What a user reads who passes the wrong thing."""
 
-from types import SimpleNamespace
-
 import normflows as nf
 import pytest
 import torch
@@ -17,6 +15,10 @@ def tiny(**options):
 def tarflow(**options):
     sizes = {"channels": 16, "num_blocks": 2, "layers_per_block": 1, "head_dim": 8}
     return mb.TarFlow((3, 4, 4), 2, **(sizes | options))
+
+
+class OnGPU(torch.Generator):
+    device = torch.device("cuda")
 
 
 def classifier(**options):
@@ -238,7 +240,7 @@ ERRORS = {
         "MixerFlow: Normal cannot be called for samples; take a distribution of normflows",
     ),
     "a generator on another device": (
-        lambda: tiny().sample(2, generator=SimpleNamespace(device=torch.device("cuda"))),
+        lambda: tiny().sample(2, generator=OnGPU()),
         ValueError,
         "MixerFlow: the generator is on cuda, but the base on cpu; make one with",
     ),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from .._checks import has_values, is_concrete
+from .._dependencies import is_function_transformed
 from ..bijection import Bijection
 
 __all__ = ["ActNorm"]
@@ -38,6 +39,7 @@ class ActNorm(Bijection):
     Raises:
         TypeError: the input is not floating point.
         ValueError: the input is not of shape (batch, features).
+        RuntimeError: the first batch in training mode comes under torch.func.
 
     Warns:
         UserWarning: evaluation mode before the first batch, once, where the layer is still the
@@ -71,7 +73,7 @@ class ActNorm(Bijection):
     def transform(
         self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
-        if self._awaits_first_batch():
+        if self._awaits_first_batch(x):
             self._initialize(x, inverse=inverse)
         given, log_det = x.to(self.shift.dtype), self.log_scale.sum()
         if inverse:
@@ -79,13 +81,18 @@ class ActNorm(Bijection):
             return torch.addcmul(-self.shift * scale, given, scale), -log_det
         return torch.addcmul(self.shift, given, self.log_scale.exp()), log_det
 
-    def _awaits_first_batch(self) -> bool:
+    def _awaits_first_batch(self, x: Tensor) -> bool:
         if not self.training:
             if not self._initialized:
                 self._warn_of_identity()
             return False
         if self._initialized and not self._has_other_buffer():
             return False
+        if any(map(is_function_transformed, (x, self.initialized, self.shift))):
+            raise RuntimeError(
+                "ActNorm: the first batch in training mode sets the parameters, which is not "
+                "possible under torch.func; run a batch before, or call eval()"
+            )
         # Read once more before the first batch: the buffer may have come from another rank,
         # or from the model that this one averages.
         if not (torch.compiler.is_compiling() or self.initialized.is_meta):
