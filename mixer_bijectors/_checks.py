@@ -210,14 +210,13 @@ def is_concrete(x: Tensor) -> bool:
 
 def has_values(x: Tensor) -> bool:
     """Whether the values of `x` can be looked at without breaking a graph."""
-    if not is_concrete(x):
+    # Fake tensors have no values, nor has any tensor while their mode is active. They come
+    # first, since a fake tensor on a GPU needs no driver, which is asked for captures.
+    if not is_concrete(x) or type(x) not in (Tensor, nn.Parameter) or in_dispatch_mode():
         return False
-    if x.is_cuda and torch.cuda.is_current_stream_capturing():
-        return False
-    # Fake tensors have no values, nor has any tensor while their mode is active.
-    return type(x) in (Tensor, nn.Parameter) and not in_dispatch_mode()
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def is_readable(x: Tensor) -> bool:
     """Whether the values of `x` can be looked at without a host synchronisation, too."""
-    return has_values(x) and x.device.type == "cpu"
+    return x.device.type == "cpu" and has_values(x)

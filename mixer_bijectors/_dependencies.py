@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.autograd import forward_ad
 from torch.distributions.transforms import _InverseTransform as InverseTransform
+from torch.nn.modules import module as all_modules
 
 __all__ = [
     "InverseTransform",
@@ -119,12 +120,16 @@ def is_empty(module: nn.Module) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether something runs before or after a module when it is called."""
+    """Whether something runs before or after a module, or all modules, when it is called."""
     return bool(
         module._forward_pre_hooks
         or module._forward_hooks
         or module._backward_pre_hooks
         or module._backward_hooks
+        or all_modules._global_forward_pre_hooks
+        or all_modules._global_forward_hooks
+        or all_modules._global_backward_pre_hooks
+        or all_modules._global_backward_hooks
     )
 
 

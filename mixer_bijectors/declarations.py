@@ -145,6 +145,7 @@ def check_flow(name: str, flow: object) -> None:
             "forward and inverse, each of which returns the result and its log_det"
         )
     check_takes_context(name, flow)
+    check_hands_on_context(name, flow)
     check_sampling_options(name, flow)
 
 
@@ -170,6 +171,24 @@ def check_takes_context(name: str, flow: nn.Module) -> None:
                 f"{name}: {type(flow).__name__} declares context_features="
                 f"{flow.context_features}, but its {method} has no argument context, so that "
                 "it would never get one"
+            )
+
+
+def check_hands_on_context(name: str, flow: nn.Module) -> None:
+    """Refuse a flow of normflows that holds one that reads a context, and hands none on.
+
+    `Reverse` and `Composite` are such, and nets of normflows run without their context.
+    """
+    if not isinstance(flow, Flow) or not _is_of_normflows(flow):
+        return
+    if _takes_context(flow, "inverse"):
+        return
+    for inner in list(flow.modules())[1:]:
+        if isinstance(inner, Flow) and (features := context_features(inner)):
+            raise TypeError(
+                f"{name}: {type(flow).__name__} of normflows hands on no context, and the "
+                f"{type(inner).__name__} inside reads one of {features} features; compose "
+                "flows with mb.Chain, or write a flow whose methods hand the context on"
             )
 
 

@@ -157,11 +157,19 @@ def bits_per_dim(log_prob: Tensor, image_shape: Sequence[int]) -> Tensor:
         log_prob: log-densities in nats, any shape.
         image_shape: (channels, height, width).
 
+    Raises:
+        ValueError: the shape of a batch, of more than three sizes.
+
     Example:
         >>> uniform = -3072 * torch.tensor(2.0).log()  # on [-1, 1): every level is as likely
         >>> round(bits_per_dim(uniform, (3, 32, 32)).item(), 4)
         8.0
     """
+    if len(image_shape) > 3:
+        raise ValueError(
+            "bits_per_dim: image_shape must be that of one image, (channels, height, width), "
+            f"got {tuple(image_shape)}; of a batch x it is x.shape[1:]"
+        )
     return -log_prob / (math.prod(image_shape) * math.log(2)) + math.log2(_LEVELS / 2)
 
 

@@ -197,3 +197,28 @@ def test_state_that_is_lent_does_not_count_as_the_first_batch(others):
 
 def with_prefix(state):
     return {f"flow.{name}": tensor for name, tensor in state.items()}
+
+
+def of_many(layer, x):
+    """Layers of their own buffers, as ensembles are run."""
+    state = torch.func.stack_module_state([layer, mb.ActNorm(3)])
+    return torch.func.vmap(lambda state: torch.func.functional_call(layer, state, x))(state)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda layer, x: torch.func.vmap(layer.inverse)(x.expand(2, -1, -1)),
+        lambda layer, x: torch.func.grad(lambda x: layer.inverse(x)[0].sum())(x),
+        of_many,
+    ],
+    ids=["vmap", "grad", "ensemble"],
+)
+def test_a_first_batch_under_torch_func_is_refused(run):
+    layer, x = mb.ActNorm(3), torch.randn(5, 3)
+    with pytest.raises(RuntimeError, match=r"^ActNorm: the first batch in training mode sets"):
+        run(layer, x)
+    assert not layer.initialized and not layer.shift.any()
+    layer.inverse(x)
+    if run is not of_many:
+        run(layer, x)

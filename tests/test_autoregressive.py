@@ -49,7 +49,11 @@ def test_density_direction_is_one_pass_and_agrees_with_normflows():
     [
         (lambda: mb.Autoregressive(9, hidden_features=7), "at least features - 1 = 8, or some"),
         (lambda: mb.Autoregressive(0), "features must be a whole number from 1, got 0"),
-        (lambda: mb.ContinuousFlow(2, tol=0.0), "tol must be positive, got 0.0"),
+        (lambda: mb.ContinuousFlow(2, tol=0.0), "tol must be positive and finite, got 0.0"),
+        (
+            lambda: mb.ContinuousFlow(2, tol=torch.inf),
+            "tol must be positive and finite, got inf",
+        ),
     ],
 )
 def test_impossible_layers_are_refused(make, message):

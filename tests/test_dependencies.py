@@ -135,6 +135,17 @@ def test_hooks_of_calls(register):
     assert any(_dependencies.hook_tables(module))
 
 
+@pytest.mark.parametrize(
+    "kind", ["forward_pre", "forward", "full_backward_pre", "full_backward"]
+)
+def test_hooks_of_calls_of_all_modules(kind):
+    register = getattr(nn.modules.module, f"register_module_{kind}_hook")
+    module, handle = nn.Linear(2, 2), register(lambda *_: None)
+    assert _dependencies.has_hooks(module)
+    handle.remove()
+    assert not _dependencies.has_hooks(module)
+
+
 def test_versions_in_a_state_dict():
     state = nn.Sequential(nn.BatchNorm1d(2)).state_dict()
     assert _dependencies.module_versions(state)["0"] == {"version": 2}

@@ -1,7 +1,5 @@
 """What a user reads who passes the wrong thing."""
 
-from types import SimpleNamespace
-
 import normflows as nf
 import pytest
 import torch
@@ -17,6 +15,10 @@ def tiny(**options):
 def tarflow(**options):
     sizes = {"channels": 16, "num_blocks": 2, "layers_per_block": 1, "head_dim": 8}
     return mb.TarFlow((3, 4, 4), 2, **(sizes | options))
+
+
+class OnGPU(torch.Generator):
+    device = torch.device("cuda")
 
 
 def classifier(**options):
@@ -86,7 +88,7 @@ ERRORS = {
     "no blocks": (
         lambda: tarflow(num_blocks=0),
         ValueError,
-        "TarFlow: num_blocks must be at least 1, got 0",
+        "TarFlow: num_blocks must be a whole number from 1, got 0",
     ),
     "mixer of other images": (
         lambda: tarflow(mixer=mb.MixerFlow((3, 8, 8), 2, 1, shift_every=0)),
@@ -238,7 +240,7 @@ ERRORS = {
         "MixerFlow: Normal cannot be called for samples; take a distribution of normflows",
     ),
     "a generator on another device": (
-        lambda: tiny().sample(2, generator=SimpleNamespace(device=torch.device("cuda"))),
+        lambda: tiny().sample(2, generator=OnGPU()),
         ValueError,
         "MixerFlow: the generator is on cuda, but the base on cpu; make one with",
     ),
@@ -257,6 +259,18 @@ ERRORS = {
         lambda: tiny().reverse_kld(2),
         ValueError,
         "MixerFlow: the model has no target; set its attribute p",
+    ),
+    "the shape of a batch for that of an image": (
+        lambda: images.bits_per_dim(torch.zeros(2), IMAGES.shape),
+        ValueError,
+        "bits_per_dim: image_shape must be that of one image, (channels, height, width), got "
+        "(2, 3, 4, 4); of a batch x it is x.shape[1:]",
+    ),
+    "a seed for a generator": (
+        lambda: tiny().sample(2, generator=3),
+        TypeError,
+        "MixerFlow: generator must be a torch.Generator, got 3; make one with "
+        "torch.Generator().manual_seed(seed)",
     ),
     "noise": (
         lambda: images.add_noise(torch.zeros(2, dtype=torch.uint8), -1.0),
@@ -427,7 +441,17 @@ ERRORS = {
     "a negative number of layers": (
         lambda: mb.MixerFlow((3, 8, 8), 4, num_layers=-1),
         ValueError,
-        "MixerFlow: num_layers must not be negative, got -1",
+        "MixerFlow: num_layers must be a whole number from 0, got -1",
+    ),
+    "a number of classes that is none": (
+        lambda: tiny(num_classes=3.0),
+        ValueError,
+        "MixerFlow: num_classes must be a whole number from 0, got 3.0",
+    ),
+    "half a Transformer": (
+        lambda: tarflow(num_blocks=1.5),
+        ValueError,
+        "TarFlow: num_blocks must be a whole number from 1, got 1.5",
     ),
     "labels to an unconditional model": (
         lambda: tiny().log_prob(IMAGES, torch.tensor([0, 1])),

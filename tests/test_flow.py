@@ -150,3 +150,38 @@ def test_autocast_keeps_the_precision_of_the_flow(precision):
     assert_close(back, x, atol=1e-4, rtol=0)
     assert_close(z, want, atol=5e-2, rtol=5e-2)
     assert_close(log_det, want_log_det, atol=0.5, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [nf.flows.Reverse, lambda flow: nf.flows.Composite([flow, nf.flows.Permute(4)])],
+    ids=["Reverse", "Composite"],
+)
+@pytest.mark.parametrize(
+    "make",
+    [nf.flows.MaskedAffineAutoregressive, lambda *sizes, **options: mb.Coupling(4, **options)],
+    ids=["normflows", "mixer_bijectors"],
+)
+def test_a_flow_of_normflows_that_keeps_the_context_from_a_layer_is_refused(wrap, make):
+    """A net of normflows would run as if there were none."""
+    flow = wrap(make(4, 8, context_features=2))
+    conditional = mb.Coupling(4, context_features=2)
+    for use in (lambda: mb.Chain([conditional, flow]), lambda: mb.ChannelMixing(flow)):
+        with pytest.raises(TypeError, match="of normflows hands on no context, and the "):
+            use()
+    mb.Chain([conditional, wrap(mb.LULinear(4))])
+
+
+def test_a_flow_that_has_a_context_of_its_own_is_taken():
+    class Given(nf.flows.Flow):
+        def __init__(self):
+            super().__init__()
+            self.flow = mb.Coupling(4, context_features=2)
+
+        def forward(self, z):
+            return self.flow(z, torch.ones(len(z), 2))
+
+        def inverse(self, x):
+            return self.flow.inverse(x, torch.ones(len(x), 2))
+
+    assert mb.Chain([Given()]).context_features == 0

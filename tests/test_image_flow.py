@@ -87,5 +87,31 @@ def test_errors(build, kind, message) -> None:
 def test_classes_that_no_layer_reads_are_refused() -> None:
     with pytest.raises(ValueError, match="num_classes=3, but none of the flows inside reads"):
         mb.ImageFlow.from_layers(SHAPE, 4, [attention()], num_classes=3)
-    with pytest.raises(ValueError, match="num_classes must not be negative, got -1"):
+    with pytest.raises(ValueError, match="num_classes must be a whole number from 0, got -1"):
         mb.ImageFlow.from_layers(SHAPE, 4, [], num_classes=-1)
+
+
+@pytest.mark.parametrize("kind", [mb.MixerFlow, mb.ImageFlow])
+def test_a_base_in_double_precision_serves_layers_in_single(kind) -> None:
+    base = nf.distributions.DiagGaussian((4, 48)).double()
+    options = {"num_layers": 1} if kind is mb.MixerFlow else {"layers": layers()}
+    model = kind(SHAPE, 4, base=base, **options).eval()
+    x, log_prob = model.sample(3)
+    assert (x.dtype, log_prob.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(model.log_prob(x), log_prob)
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_no_samples_are_an_empty_batch(num_classes: int) -> None:
+    model = mb.ImageFlow.from_layers(SHAPE, 4, layers(num_classes), num_classes=num_classes)
+    labels = (torch.arange(0),) if num_classes else ()
+    x, log_prob = model.sample(0, *labels)
+    assert x.shape == (0, *SHAPE) and log_prob.shape == (0,)
+
+
+@pytest.mark.parametrize("number", [-1, 2.0, "3", None, True])
+def test_a_number_of_samples_is_whole(number) -> None:
+    model = mb.ImageFlow.from_layers(SHAPE, 4, [])
+    message = f"ImageFlow: num_samples must be a whole number from 0, got {number!r}"
+    with pytest.raises(ValueError, match=message):
+        model.sample(number)

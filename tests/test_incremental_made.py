@@ -275,3 +275,18 @@ def test_an_averaged_layer_is_solved_as_the_layer(make, rows):
                 for module in (averaged.module, layer)
             )
             assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("incrementally")
+def test_hooks_of_all_modules_run():
+    layer = randomised(nf.flows.MaskedAffineAutoregressive(6, 16))
+    fast, x = mb.ParallelInverse(layer), torch.randn(9, 6)
+
+    def halve(module, _, output):
+        return output / 2 if type(module).__name__ == "MaskedLinear" else None
+
+    handle = nn.modules.module.register_module_forward_hook(halve)
+    try:
+        assert_close(fast.inverse(x), layer.inverse(x), atol=1e-5, rtol=1e-5)
+    finally:
+        handle.remove()

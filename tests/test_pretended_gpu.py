@@ -12,11 +12,13 @@ import torch
 from gpu_programs import MODELS, PROGRAMS, Program, build_model
 from pretended_gpu import pretended_gpu, value, why_not
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from torch.utils._pytree import tree_iter, tree_map
 
 import mixer_bijectors as mb
 from mixer_bijectors import presets
+from mixer_bijectors._checks import has_values
 from mixer_bijectors.train.data.batches import Batch
 
 DOCS = Path(__file__).parents[1] / "docs" / "design.md"
@@ -126,3 +128,12 @@ def test_copies_that_do_not_block_are_no_synchronisation():
     with pretended_gpu() as places:
         torch.zeros(4).to("cuda", non_blocking=True).add_(torch.tensor(1.0))
     assert not places
+
+
+def test_no_driver_is_asked_about_tensors_without_values(monkeypatch):
+    """Which may be on a GPU where there is none."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: 1 / 0)
+    with FakeTensorMode():
+        x = torch.empty(2, device="cuda")
+        assert not has_values(x)
+    assert x.is_cuda and not has_values(x)

@@ -100,6 +100,15 @@ def test_classes_are_given_by_label_or_by_name(given, named, tmp_path, capsys):
     assert f"s.png: columns are the classes {shown}, in turn" in capsys.readouterr().out
 
 
+def test_a_number_that_is_the_name_of_a_class_means_that_class(conditional, tmp_path):
+    names = sorted(str(number) for number in range(1, 11))
+    torch.save(load_checkpoint(conditional) | {"class_names": names}, tmp_path / "n.ckpt")
+    options = ("--num_samples", 4, "--classes", "[10, 3, 0, -1]")
+    task("sample", tmp_path / "n.ckpt", tmp_path / "s.npz", *options)
+    labels = np.load(tmp_path / "s.npz")["labels"].tolist()
+    assert labels == [names.index("10"), names.index("3"), 0, -1]
+
+
 def test_columns_of_a_grid_are_classes(named, tmp_path):
     task("sample", named, tmp_path / "s.npz", "--num_samples", 25)
     with Image.open(tmp_path / "s.png") as grid:

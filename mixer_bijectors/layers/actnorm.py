@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from .._checks import has_values, is_concrete
+from .._dependencies import is_function_transformed
 from ..bijection import Bijection
 
 __all__ = ["ActNorm"]
@@ -22,6 +23,10 @@ class ActNorm(Bijection):
     take the statistics of the joint batch. Values that are not finite are left out of the
     statistics, and a feature that is constant in the batch is shifted but not scaled.
 
+    Whether the first batch has come is a buffer. So `torch.func.functional_call` with
+    parameters of another model wants the buffers of that model too: with those of an untrained
+    one in training mode, its first batch sets the parameters that were passed.
+
     Args:
         features: number of features.
 
@@ -34,6 +39,7 @@ class ActNorm(Bijection):
     Raises:
         TypeError: the input is not floating point.
         ValueError: the input is not of shape (batch, features).
+        RuntimeError: the first batch in training mode comes under torch.func.
 
     Warns:
         UserWarning: evaluation mode before the first batch, once, where the layer is still the
@@ -67,7 +73,7 @@ class ActNorm(Bijection):
     def transform(
         self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
-        if self._awaits_first_batch():
+        if self._awaits_first_batch(x):
             self._initialize(x, inverse=inverse)
         scale, shift, log_det = self.affine(inverse=inverse)
         return torch.addcmul(shift, x.to(self.shift.dtype), scale), log_det
@@ -80,13 +86,18 @@ class ActNorm(Bijection):
             return scale, -self.shift * scale, -log_det
         return self.log_scale.exp(), self.shift, log_det
 
-    def _awaits_first_batch(self) -> bool:
+    def _awaits_first_batch(self, x: Tensor) -> bool:
         if not self.training:
             if not self._initialized:
                 self._warn_of_identity()
             return False
         if self._initialized and not self._has_other_buffer():
             return False
+        if any(map(is_function_transformed, (x, self.initialized, self.shift))):
+            raise RuntimeError(
+                "ActNorm: the first batch in training mode sets the parameters, which is not "
+                "possible under torch.func; run a batch before, or call eval()"
+            )
         # Read once more before the first batch: the buffer may have come from another rank,
         # or from the model that this one averages.
         if not (torch.compiler.is_compiling() or self.initialized.is_meta):

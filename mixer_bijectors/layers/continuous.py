@@ -1,5 +1,6 @@
 """Continuous-time flows."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -54,7 +55,7 @@ class ContinuousFlow(Bijection):
         ImportError: torchdiffeq is not installed; it comes with the extra `ode`.
         TypeError: the input is not floating point, or of higher precision than the net.
         ValueError: an input not of shape (batch, features); a context that is missing or not
-            of shape (batch, context_features); a tolerance that is not positive.
+            of shape (batch, context_features); a tolerance that is not positive and finite.
         RuntimeError: the velocity is too steep for the tolerance; tracing, exporting or
             torch.func.
 
@@ -86,8 +87,10 @@ class ContinuousFlow(Bijection):
                 "ContinuousFlow needs torchdiffeq: pip install 'mixer_bijectors[ode]'"
             ) from error
         check_builder(type(self).__name__, "net", net)
-        if not (isinstance(tol, float | int) and tol > 0):
-            raise ValueError(f"{type(self).__name__}: tol must be positive, got {tol!r}")
+        if not (isinstance(tol, float | int) and 0 < tol < math.inf):
+            raise ValueError(
+                f"{type(self).__name__}: tol must be positive and finite, got {tol!r}"
+            )
         self.features = features
         self.tol = tol
         net = net or partial(ResidualMLP, num_blocks=num_blocks, activation=F.silu)

@@ -222,6 +222,11 @@ class Base:
         if generator is None:
             yield
             return
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(
+                f"{self.model}: generator must be a torch.Generator, got {generator!r}; make "
+                "one with torch.Generator().manual_seed(seed)"
+            )
         kind = generator.device.type
         if device.type not in (kind, "meta"):
             raise ValueError(

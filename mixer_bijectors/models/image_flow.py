@@ -8,7 +8,7 @@ import normflows as nf
 import torch
 from torch import Tensor
 
-from .._checks import check_input, is_readable
+from .._checks import check_input, check_size, is_readable
 from .._repr import describe, format_event
 from ..declarations import (
     chain_shapes,
@@ -75,8 +75,7 @@ class ImageFlow(DensityModel, TargetDivergences):
         base: nf.distributions.BaseDistribution | None = None,
     ) -> None:
         name = type(self).__name__
-        if num_classes < 0:
-            raise ValueError(f"{name}: num_classes must not be negative, got {num_classes}")
+        check_size(name, "num_classes", num_classes, least=0)
         flows = list(layers)
         for flow in flows:
             check_flow(name, flow)
@@ -179,7 +178,7 @@ class ImageFlow(DensityModel, TargetDivergences):
         The log-densities are those under the tempered and guided model.
 
         Args:
-            num_samples: number of images.
+            num_samples: number of images, 0 for an empty batch.
             labels: their classes, for a class-conditional model.
             temperature: scales the standard deviation of the base, which must have the
                 `temperature` attribute of normflows' Gaussians, and multiplies what that is
@@ -238,9 +237,16 @@ class ImageFlow(DensityModel, TargetDivergences):
         temperature: float,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        """Latents of the tempered base, and their log-densities."""
+        """Latents of the tempered base, and their log-densities, as precise as the layers."""
+        check_size(type(self).__name__, "num_samples", num_samples, least=0)
         labels = self._check_labels(labels, num_samples)
-        return self._as_base(self.q0).draw(num_samples, labels, temperature, generator)
+        drawn = self._as_base(self.q0).draw(num_samples, labels, temperature, generator)
+        like = next(filter(torch.is_floating_point, self.flows.parameters()), None)
+        # A base that was built in double precision would have its latents refused.
+        if like is None or torch.promote_types(drawn[0].dtype, like.dtype) == like.dtype:
+            return drawn
+        z, log_prob = (result.to(like.dtype) for result in drawn)
+        return z, log_prob
 
     def _as_base(self, base: Any) -> Base:
         return Base(type(self).__name__, base, self.latent_shape, self.num_classes)

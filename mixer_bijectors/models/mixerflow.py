@@ -6,7 +6,7 @@ from typing import Literal
 import normflows as nf
 from torch import nn
 
-from .._checks import check_builder
+from .._checks import check_builder, check_size
 from ..flow import Flow
 from ..layers.lu_linear import LULinear
 from ..layers.mixing import PixelMixing
@@ -131,8 +131,7 @@ class MixerFlow(ImageFlow):
             "num_classes": num_classes,
         }
         for name, count in counts.items():
-            if count < 0:
-                raise ValueError(f"MixerFlow: {name} must not be negative, got {count}")
+            check_size("MixerFlow", name, count, least=0)
         if shift not in ("frame", "cyclic", None):
             raise ValueError(
                 f"MixerFlow: shift must be 'frame', 'cyclic' or None, got {shift!r}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import normflows as nf
 from torch import Tensor, nn
 
+from .._checks import check_size
 from ..flow import Flow
 from ..layers.patch_grid import Patchify
 from ..layers.transformer_autoregressive import TransformerAutoregressive
@@ -90,8 +91,7 @@ class TarFlow(ImageFlow):
         mixer: MixerFlow | None = None,
     ) -> None:
         patchify = Patchify(image_shape, patch_size)
-        if num_blocks < 1:
-            raise ValueError(f"TarFlow: num_blocks must be at least 1, got {num_blocks}")
+        check_size("TarFlow", "num_blocks", num_blocks, least=1)
         blocks = [
             TransformerAutoregressive(
                 patchify.num_patches,

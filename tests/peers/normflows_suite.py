@@ -48,7 +48,7 @@ def flow_test(case: Case, batch: int, dtype: torch.dtype, trained: bool) -> None
         )
 
 
-@SUITE.each(features=(2, 4, 5), context_features=(0, 2), seed=range(4))
+@SUITE.each("ContinuousFlow", features=(2, 4, 5), context_features=(0, 2), seed=range(4))
 def continuous_flow_test(features: int, context_features: int, seed: int) -> None:
     """At the tolerance that it has by default, and at that of normflows' residual flows."""
     case = Case(

@@ -53,11 +53,11 @@ class Suite:
 
         return add
 
-    def each(self, **options: Iterable) -> Callable[[Callable], Callable]:
-        """Run a function with all options; it builds its layers itself."""
+    def each(self, layer: str = "", **options: Iterable) -> Callable[[Callable], Callable]:
+        """Run a function with all options; it builds its layers, of one kind or several."""
 
         def add(function: Callable) -> Callable:
-            self._add(function, function.__name__, "", options)
+            self._add(function, function.__name__, layer, options)
             return function
 
         return add

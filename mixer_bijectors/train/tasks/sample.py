@@ -51,8 +51,8 @@ def sample(
         num_samples: number of images.
         batch_size: images drawn at once.
         temperature: scale of the base's standard deviation.
-        classes: labels or names of classes to draw in turn; by default all of a
-            class-conditional model.
+        classes: names or labels of classes to draw in turn; by default all of a
+            class-conditional model. A number that is the name of a class means that one.
         guidance: push samples of attention away from a weaker prediction: the weight, or all
             that `mixer_bijectors.Guidance` takes.
         seed: what the images depend on; by default they are new ones each time.
@@ -144,7 +144,8 @@ def _labels(
         )
     labels = []
     for name in chosen:
-        label = names.index(name) if isinstance(name, str) and name in names else name
+        # A number may be a name: folders 1, 2 and 10 are classes with the labels 0, 2 and 1.
+        label = names.index(str(name)) if str(name) in names else name
         if isinstance(label, str) or label not in known:
             named = f", named {some(names)}" if names else ""
             null = ", and -1, the null class" if -1 in known else ""
