@@ -337,6 +337,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two steps."""
+    from commands import fit
+
+    folder = tmp_path_factory.mktemp("short")
+    fit(folder, 2)
+    return folder / "version_0"
+
+
+@pytest.fixture(scope="session")
 def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a class-conditional TarFlow of noisy images."""
     from tiny_runs import CONDITIONAL, fit

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._dependencies import without_tensor_hooks
 from ..flow import apply_flow
 from .conditioners import Conditioners
 from .random_state import RandomState
@@ -158,7 +159,8 @@ def _gradients(
     if not (pairs and wanted):
         return [None] * len(inputs)
     results, given = zip(*pairs)
-    grads = iter(torch.autograd.grad(results, wanted, given, allow_unused=True))
+    with without_tensor_hooks(wanted):
+        grads = iter(torch.autograd.grad(results, wanted, given, allow_unused=True))
     return [next(grads) if needs else None for needs in needed]
 
 
