@@ -258,13 +258,13 @@ LAYERS: dict[str, Case] = {
     },
     "KANLayer": Case(lambda: mb.KANLayer(5), (5,), rounding=2e-6),
     "ContinuousFlow": Case(
-        lambda: mb.ContinuousFlow(3, hidden_features=8, tol=1e-9),
+        lambda: mb.ContinuousFlow(3, hidden_features=8, tol=1e-12),
         (3,),
         rounding=2e-6,
         adaptive=True,
     ),
     "ContinuousFlow-context": Case(
-        lambda: mb.ContinuousFlow(3, hidden_features=8, context_features=2, tol=1e-9),
+        lambda: mb.ContinuousFlow(3, hidden_features=8, context_features=2, tol=1e-12),
         (3,),
         context_features=2,
         rounding=2e-6,
