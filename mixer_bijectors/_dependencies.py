@@ -5,8 +5,8 @@ An upgrade of them may remove these names; `tests/test_dependencies.py` then fai
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.autograd import forward_ad
 from torch.distributions.transforms import _InverseTransform as InverseTransform
-from torch.nn.modules import module as all_modules
+from torch.nn.modules import module as hooks_of_all
 
 __all__ = [
     "InverseTransform",
@@ -37,6 +37,7 @@ __all__ = [
     "uncompiled",
     "with_children",
     "with_forward_mode",
+    "without_tensor_hooks",
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -126,10 +127,10 @@ def has_hooks(module: nn.Module) -> bool:
         or module._forward_hooks
         or module._backward_pre_hooks
         or module._backward_hooks
-        or all_modules._global_forward_pre_hooks
-        or all_modules._global_forward_hooks
-        or all_modules._global_backward_pre_hooks
-        or all_modules._global_backward_hooks
+        or hooks_of_all._global_forward_pre_hooks
+        or hooks_of_all._global_forward_hooks
+        or hooks_of_all._global_backward_pre_hooks
+        or hooks_of_all._global_backward_hooks
     )
 
 
@@ -144,6 +145,23 @@ def run_uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
     This is `torch.compiler.disable`, but imports the compiler when the function is called.
     """
     return _disable_dynamo(function)
+
+
+@contextmanager
+def without_tensor_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """A context manager in which `torch.autograd.grad` runs no hooks of these tensors.
+
+    A gradient that an outer backward pass hands on meets the hooks there.
+    """
+    tables = [t._backward_hooks for t in tensors if t._backward_hooks]
+    saved = [dict(table) for table in tables]
+    for table in tables:
+        table.clear()
+    try:
+        yield
+    finally:
+        for table, hooks in zip(tables, saved):
+            table.update(hooks)
 
 
 def hook_tables(module: nn.Module) -> Iterator[OrderedDict[int, Any]]:

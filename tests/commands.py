@@ -10,7 +10,7 @@ from importlib.resources import files
 
 import pytest
 
-from mixer_bijectors.train import DensityEstimation, Pictures
+from mixer_bijectors.train import DensityEstimation, Pictures, load_checkpoint
 from mixer_bijectors.train.cli import main
 from mixer_bijectors.train.io import checkpoints
 
@@ -27,6 +27,7 @@ TINY = [
     *(f"{FLOW}hidden_features", "8", "--data", "mixer_bijectors.train.Digits"),
     *("--data.init_args.batch_size", "256"),
 ]
+LABELLED = ["--data", "mixer_bijectors.train.Digits", "--data.init_args.batch_size", "64"]
 SMALL = [
     *("--trainer.accelerator", "cpu"),
     *("--trainer.enable_progress_bar", "false"),
@@ -57,6 +58,12 @@ def fit(folder, steps, *options, **how):
     """Fit the tiny model in this process, for so many steps."""
     root = ("--trainer.default_root_dir", folder, "--trainer.max_steps", steps)
     return call("fit", *QUIET, *TINY, *root, *options, **how)
+
+
+def step_of(folder, version=0):
+    """The step at which the last checkpoint of a run was written."""
+    path = folder / f"version_{version}" / "checkpoints" / "last.ckpt"
+    return load_checkpoint(path)["global_step"]
 
 
 def task(name, checkpoint, output, *options, fails=False):

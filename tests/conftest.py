@@ -258,13 +258,13 @@ LAYERS: dict[str, Case] = {
     },
     "KANLayer": Case(lambda: mb.KANLayer(5), (5,), rounding=2e-6),
     "ContinuousFlow": Case(
-        lambda: mb.ContinuousFlow(3, hidden_features=8, tol=1e-9),
+        lambda: mb.ContinuousFlow(3, hidden_features=8, tol=1e-12),
         (3,),
         rounding=2e-6,
         adaptive=True,
     ),
     "ContinuousFlow-context": Case(
-        lambda: mb.ContinuousFlow(3, hidden_features=8, context_features=2, tol=1e-9),
+        lambda: mb.ContinuousFlow(3, hidden_features=8, context_features=2, tol=1e-12),
         (3,),
         context_features=2,
         rounding=2e-6,
@@ -334,6 +334,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_runs import AVERAGES, fit
 
     return fit(tmp_path_factory.mktemp("run"), *TINY, *AVERAGES)
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two steps."""
+    from commands import fit
+
+    folder = tmp_path_factory.mktemp("short")
+    fit(folder, 2)
+    return folder / "version_0"
 
 
 @pytest.fixture(scope="session")

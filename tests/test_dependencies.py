@@ -146,6 +146,19 @@ def test_hooks_of_calls_of_all_modules(kind):
     assert not _dependencies.has_hooks(module)
 
 
+def test_hooks_of_tensors():
+    x = torch.ones(2, requires_grad=True)
+    x.register_hook(lambda grad: 3 * grad)
+
+    def slope():
+        return torch.autograd.grad(x.sum(), x)[0][0].item()
+
+    assert slope() == 3
+    with _dependencies.without_tensor_hooks([x, torch.ones(2)]):
+        assert slope() == 1
+    assert slope() == 3
+
+
 def test_versions_in_a_state_dict():
     state = nn.Sequential(nn.BatchNorm1d(2)).state_dict()
     assert _dependencies.module_versions(state)["0"] == {"version": 2}

@@ -23,9 +23,9 @@ class ActNorm(Bijection):
     take the statistics of the joint batch. Values that are not finite are left out of the
     statistics, and a feature that is constant in the batch is shifted but not scaled.
 
-    Whether the first batch has come is a buffer. So `torch.func.functional_call` with
-    parameters of another model wants the buffers of that model too: with those of an untrained
-    one in training mode, its first batch sets the parameters that were passed.
+    Whether the first batch has come is a buffer. Parameters that are loaded or averaged without
+    it, or passed to `torch.func.functional_call` beside the buffers of an untrained model, are
+    set anew by the next batch in training mode.
 
     Args:
         features: number of features.

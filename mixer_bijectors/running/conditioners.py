@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import imported_class
-from .._dependencies import has_hooks, is_compiled
+from .._dependencies import has_hooks, is_compiled, without_tensor_hooks
 from .known_layers import replaces_methods, runs_methods_of
 
 __all__ = ["Conditioners"]
@@ -87,11 +87,12 @@ class _Reuse(torch.autograd.Function):
         inputs = (*ctx.record.arguments, *ctx.record.parameters)
         needed = ctx.needs_input_grad[1:]
         wanted = [t for t, needs in zip(inputs, needed) if needs]
-        grads = iter(
-            torch.autograd.grad(ctx.record.result, wanted, grad, allow_unused=True)
-            if wanted
-            else ()
-        )
+        with without_tensor_hooks(wanted):
+            grads = iter(
+                torch.autograd.grad(ctx.record.result, wanted, grad, allow_unused=True)
+                if wanted
+                else ()
+            )
         return None, *(next(grads) if needs else None for needs in needed)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import imported_class
-from .._dependencies import all_parameters, has_hooks, is_compiled
+from .._dependencies import all_parameters, has_hooks, is_compiled, without_tensor_hooks
 from ..chain import Chain
 from ..flow import apply_flow, no_autocast
 from ..layers.actnorm import ActNorm
@@ -115,7 +115,7 @@ class PullBack:
         if not (pairs and wanted):
             return [None] * len(inputs)
         outputs, given = zip(*pairs)
-        with no_autocast(outputs[0]):
+        with no_autocast(outputs[0]), without_tensor_hooks(others):
             found = torch.autograd.grad(outputs, wanted, given, allow_unused=True)
         for tensor, grad in zip(others, found[len(inputs) :]):
             if grad is not None:

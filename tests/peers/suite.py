@@ -53,7 +53,7 @@ class Suite:
 
         return add
 
-    def each(self, layer: str = "", **options: Iterable) -> Callable[[Callable], Callable]:
+    def each(self, layer: str = "", /, **options: Iterable) -> Callable[[Callable], Callable]:
         """Run a function with all options; it builds its layers, of one kind or several."""
 
         def add(function: Callable) -> Callable:
