@@ -41,7 +41,7 @@ def test_approaches_the_discrete_bits():
     x = integers()
     bits = importance_weighted_bits(Logistic(), x, 1000, generator=generator())
     assert bits.dtype == torch.float64 and bits.shape == (6,)
-    assert_close(bits, Logistic().bits(x), atol=0.01, rtol=0)
+    assert_close(bits, Logistic().bits(x), atol=0.05, rtol=0)
 
 
 def test_falls_with_the_number_of_samples():
