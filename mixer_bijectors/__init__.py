@@ -21,7 +21,15 @@ from .layers.mixing_layer import MixingLayer
 from .layers.patch_grid import Patchify
 from .layers.shift import CyclicShift, Shift
 from .layers.transformer_autoregressive import Guidance, TransformerAutoregressive
-from .models import DensityModel, HybridClassifier, ImageFlow, Jet, MixerFlow, TarFlow
+from .models import (
+    DensityModel,
+    HybridClassifier,
+    ImageFlow,
+    Jet,
+    MixerFlow,
+    TarFlow,
+    VariationalDequantization,
+)
 from .models.denoising import denoise
 from .running import (
     ParallelInverse,
@@ -84,6 +92,7 @@ __all__ = [
     "SigmoidAffine",
     "TarFlow",
     "TransformerAutoregressive",
+    "VariationalDequantization",
     "accelerate",
     "accelerate_sampling",
     "check_bijection",

@@ -1,6 +1,7 @@
 """The arguments of the command, and the checkpoints that they name."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,10 @@ def arranged(arguments: list[str], tasks: Sequence[str]) -> list[str]:
     if not arguments or arguments[0].startswith("-"):
         return arguments
     subcommand, *options = arguments
+    # Of a command's own options, both spellings.
+    options = [
+        "--importance_samples".join(re.split("^--importance-samples", o)) for o in options
+    ]
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", "-c", action="append", default=[])
     parser.add_argument("--ckpt_path")

@@ -98,7 +98,7 @@ def scores(
 ) -> dict[str, Tensor]:
     """Bits per dimension of images, and their complexity, which takes some time."""
     x, labels = model.prepare(batch if labelled else batch._replace(labels=None))
-    bits = bits_per_dim(model.density.log_prob(x, *labels), x.shape[1:])
+    bits = bits_per_dim(model.model.log_prob(x, *labels), x.shape[1:])
     size = {"complexity": complexity(batch.images)} if compressed else {}
     return {"bits_per_dim": bits} | size
 

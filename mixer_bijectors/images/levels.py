@@ -1,7 +1,6 @@
-"""From 8-bit images to densities and back: dequantisation, bits per dimension, image grids."""
+"""From 8-bit images to densities and back: dequantisation and bits per dimension."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -13,9 +12,8 @@ __all__ = [
     "add_noise",
     "bits_per_dim",
     "dequantize",
-    "make_grid",
+    "levels_and_noise",
     "quantize",
-    "save_grid",
 ]
 
 _LEVELS = 256
@@ -145,6 +143,23 @@ def quantize(x: Tensor) -> Tensor:
     return levels.nan_to_num(0).to(torch.uint8)
 
 
+def levels_and_noise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The levels and the noise in [0, 1) of dequantised images, both of the dtype of `x`.
+
+    It undoes `dequantize`, with no rounding.
+
+    Args:
+        x: images in [-1, 1), any shape.
+
+    Example:
+        >>> levels_and_noise(torch.tensor([-1.0, 0.0, 0.99609375]))
+        (tensor([  0., 128., 255.]), tensor([0.0000, 0.0000, 0.5000]))
+    """
+    scaled = (x + 1) * (_LEVELS / 2)
+    levels = scaled.floor()
+    return levels, scaled - levels
+
+
 def bits_per_dim(log_prob: Tensor, image_shape: Sequence[int]) -> Tensor:
     r"""Bits per dimension of 8-bit images from log-densities of images in [-1, 1).
 
@@ -171,75 +186,3 @@ def bits_per_dim(log_prob: Tensor, image_shape: Sequence[int]) -> Tensor:
             f"got {tuple(image_shape)}; of a batch x it is x.shape[1:]"
         )
     return -log_prob / (math.prod(image_shape) * math.log(2)) + math.log2(_LEVELS / 2)
-
-
-def make_grid(x: Tensor, *, columns: int | None = None, gap: int = 2) -> Tensor:
-    """Images side by side on white, row by row.
-
-    Args:
-        x: images of shape (batch, 1 or 3, height, width), uint8 or floating point in [-1, 1).
-        columns: images in a row; by default as many as make the grid square.
-        gap: pixels between images.
-
-    Returns:
-        One image, uint8 of shape (3, grid height, grid width).
-
-    Raises:
-        ValueError: `x` is empty or of another shape.
-
-    Example:
-        >>> make_grid(torch.rand(6, 1, 8, 8), columns=3).shape
-        torch.Size([3, 22, 32])
-    """
-    if x.dim() != 4 or x.shape[1] not in (1, 3) or len(x) == 0:
-        raise ValueError(
-            "make_grid: expected at least one image of shape (batch, 1 or 3, height, width), "
-            f"got {tuple(x.shape)}"
-        )
-    if x.dtype != torch.uint8:
-        x = quantize(x.detach())
-    batch, _, height, width = x.shape
-    columns = columns or math.ceil(math.sqrt(batch))
-    rows = math.ceil(batch / columns)
-    cell_height, cell_width = height + gap, width + gap
-    grid = x.new_full((3, rows * cell_height + gap, columns * cell_width + gap), _LEVELS - 1)
-    for index, image in enumerate(x):
-        top = gap + index // columns * cell_height
-        left = gap + index % columns * cell_width
-        grid[:, top : top + height, left : left + width] = image
-    return grid
-
-
-def save_grid(
-    path: str | os.PathLike[str],
-    x: Tensor,
-    *,
-    columns: int | None = None,
-    gap: int = 2,
-    scale: int = 1,
-) -> None:
-    """Write images side by side to a picture file, grey ones in grey.
-
-    Its suffix names the format.
-
-    Args:
-        path: file to write.
-        x: images, see `make_grid`.
-        columns: images in a row; by default as many as make the grid square.
-        gap: pixels between images.
-        scale: enlarge each pixel to a square of that side.
-
-    Raises:
-        ImportError: Pillow is missing; the extra `train` brings it.
-        ValueError: `x` is empty or not a batch of images.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            'save_grid needs Pillow: pip install "mixer_bijectors[train]"'
-        ) from error
-    grid = make_grid(x, columns=columns, gap=gap)[: x.shape[1]]  # grey images in one channel
-    picture = Image.fromarray(grid.permute(1, 2, 0).squeeze(2).cpu().numpy())
-    size = (picture.width * scale, picture.height * scale)
-    picture.resize(size, Image.Resampling.NEAREST).save(path)
