@@ -124,12 +124,14 @@ class Experiment:
     """The data, and a way to train a model on it for some time."""
 
     shape: tuple[int, int, int] = (3, SIZE, SIZE)
+    batch_size = BATCH
     order = torch.randperm(SIZE**2, generator=torch.Generator().manual_seed(0))
 
-    def __init__(self) -> None:
-        photos = load_photos()
-        self.crops = Crops(photos, SIZE, BATCH)
-        self.splits = {split: grid_patches(photos, SIZE, split) for split in ("val", "test")}
+    def __init__(self, photos: list[Tensor] | None = None, size: int = SIZE) -> None:
+        photos = load_photos() if photos is None else photos
+        self.shape = (3, size, size)
+        self.crops = Crops(photos, size, self.batch_size)
+        self.splits = {split: grid_patches(photos, size, split) for split in ("val", "test")}
 
     def clock(self) -> float:
         """Seconds, of which budgets are made."""
@@ -137,8 +139,8 @@ class Experiment:
 
     def batch(self, permute: bool = False) -> Tensor:
         random = Random(int(torch.randint(2**62, ())))
-        crops = torch.stack([self.crops.read(i, random)[0] for i in range(BATCH)])
-        return self.prepare(crops, permute)
+        crops = [self.crops.read(i, random)[0] for i in range(self.batch_size)]
+        return self.prepare(torch.stack(crops), permute)
 
     def bits(self, model: Any, x: Tensor) -> Tensor:
         """Bits per dimension of each image."""
@@ -161,7 +163,7 @@ class Experiment:
         generator = torch.Generator().manual_seed(0)
         bits = [
             self.bits(model, self.prepare(x, permute, generator))
-            for x in self.splits[split].split(BATCH)
+            for x in self.splits[split].split(self.batch_size)
         ]
         model.train()
         return float(torch.cat(bits).mean())

@@ -16,7 +16,7 @@ from .layers.elementwise import Elementwise
 from .layers.kan_layer import KANLayer
 from .layers.lu_linear import LULinear
 from .layers.matrix_coupling import MatrixCoupling
-from .layers.mixing import ChannelMixing, PatchMixing, PixelMixing
+from .layers.mixing import ChannelMixing, PatchMixing, PixelMixing, WindowMixing
 from .layers.mixing_layer import MixingLayer
 from .layers.patch_grid import Patchify
 from .layers.shift import CyclicShift, Shift
@@ -93,6 +93,7 @@ __all__ = [
     "TarFlow",
     "TransformerAutoregressive",
     "VariationalDequantization",
+    "WindowMixing",
     "accelerate",
     "accelerate_sampling",
     "check_bijection",

@@ -12,11 +12,13 @@ import normflows as nf
 import torch
 
 from . import nets
+from ._checks import check_size
 from .chain import Chain
 from .flow import Flow
 from .layers.autoregressive import Autoregressive
 from .layers.continuous import ContinuousFlow
 from .layers.kan_layer import KANLayer
+from .layers.patch_grid import Patchify
 from .models import MixerFlow
 from .models.attention_hybrid import attention_hybrid
 from .univariate import Affine, RationalQuadratic
@@ -135,6 +137,7 @@ def local(
     shift_every: int = 2,
     shift: Literal["frame", "cyclic"] | None = "cyclic",
     neighbourhood: int = 3,
+    window: int | None = 8,
     **options: Any,
 ) -> MixerFlow:
     """Couplings over features that read the neighbouring patches, on a grid that rolls.
@@ -142,6 +145,11 @@ def local(
     The paper's couplings over features see one patch, those over patches one feature. Here the
     former see the other half of the 3 x 3 patches around. The defaults are for minutes of
     training on a CPU; more layers and features take longer and reach further.
+
+    Images of any size take the same time for a pixel and have the same parameters: where there
+    are more than `window` rows or columns of patches, patches are mixed within square windows.
+    Their side is the largest divisor of rows and columns up to `window`; windows of a single
+    patch are an error, and `window=None` mixes all patches at once.
 
     References:
         English et al., MixerFlow, 2023 (https://arxiv.org/abs/2310.16777)
@@ -160,8 +168,23 @@ def local(
         shift_every=shift_every,
         shift=shift,
         neighbourhood=neighbourhood,
+        window=window and _fitting_window(Patchify(image_shape, patch_size).grid, window),
         **_without("local", options, "channel_flow"),
     )
+
+
+def _fitting_window(grid: tuple[int, int], most: int) -> int | None:
+    """The largest side of windows that fill the grid; None for all if there are few patches."""
+    check_size("presets.local", "window", most, least=2)
+    if max(grid) <= most:
+        return None
+    side = max(n for n in range(1, most + 1) if all(size % n == 0 for size in grid))
+    if side == 1:
+        raise ValueError(
+            f"presets.local: no windows of 2 to {most} patches fill the grid of {grid[0]} x "
+            f"{grid[1]} patches; give another patch_size, or window=None for all patches"
+        )
+    return side
 
 
 def maf_hybrid(

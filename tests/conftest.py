@@ -167,6 +167,13 @@ LAYERS: dict[str, Case] = {
         (3, 5),
         context_features=2,
     ),
+    "WindowMixing": Case(
+        lambda: mb.WindowMixing(
+            mb.Coupling(4, hidden_features=8, context_features=2), (2, 4), window=2
+        ),
+        (8, 3),
+        context_features=2,
+    ),
     **{
         f"MatrixCoupling-{name}{'-context' if context_features else ''}": Case(
             partial(mb.MatrixCoupling, (2, 4), 5, context_features=context_features, **options),
@@ -187,6 +194,9 @@ LAYERS: dict[str, Case] = {
         ),
         (6, 5),
         context_features=2,
+    ),
+    "MixingLayer-window": Case(
+        lambda: mb.MixingLayer((2, 4), 3, hidden_features=8, window=2), (8, 3)
     ),
     "Chain": Case(lambda: mb.Chain([mb.ActNorm(5), nf.flows.Permute(5)]), (5,)),
     "Chain-image": Case(_image_layer, IMAGE),

@@ -224,6 +224,23 @@ ERRORS = {
         ValueError,
         "MixingLayer: a channel_flow sees one patch; leave it out, or neighbourhood=3",
     ),
+    "windows that do not fill the grid": (
+        lambda: mb.MixerFlow((3, 32, 32), 4, 2, shift_every=2, window=4),
+        ValueError,
+        "WindowMixing: windows of 4 x 4 patches do not fill the grid of 7 x 7 patches; rows and"
+        " columns must be multiples of window",
+    ),
+    "a flow for other windows": (
+        lambda: mb.WindowMixing(mb.Coupling(16), 64, window=2),
+        ValueError,
+        "WindowMixing: Coupling is for vectors of size 16, but a window holds 4 patches",
+    ),
+    "an image without windows": (
+        lambda: mb.presets.local((3, 44, 32), 4),
+        ValueError,
+        "presets.local: no windows of 2 to 8 patches fill the grid of 11 x 8 patches; give "
+        "another patch_size, or window=None for all patches",
+    ),
     "an odd patch for Jet": (
         lambda: mb.Jet((3, 9, 9), 3),
         ValueError,

@@ -88,6 +88,21 @@ def test_context_is_handed_to_every_patch():
     assert_close(z, torch.stack([flow.inverse(x[:, i], context)[0] for i in range(3)], dim=1))
 
 
+def test_windows_are_mixed_as_images_of_their_size():
+    flow = mb.Coupling(4, hidden_features=8)
+    torch.nn.init.normal_(flow.net.final.weight)
+    image = torch.randn(2, 3, 4, 6)  # the pixels of which are patches of three features
+    z, log_det = mb.WindowMixing(flow, (4, 6), window=2).inverse(image.flatten(2).mT)
+    windows = [
+        mb.PatchMixing(flow).inverse(image[:, :, top : top + 2, left : left + 2].flatten(2).mT)
+        for top in (0, 2)
+        for left in (0, 2, 4)
+    ]
+    assert_close(log_det, sum(log_det for _, log_det in windows))
+    last = z.mT.unflatten(2, (4, 6))[:, :, 2:, 4:]
+    assert_close(last.flatten(2).mT, windows[-1][0])
+
+
 @pytest.mark.parametrize("context_shape", [(2,), (2, 7), (2, 5, 6), (1, 7)])
 @pytest.mark.parametrize("lift", [mb.ChannelMixing, mb.PatchMixing, mb.PixelMixing])
 def test_a_context_that_nothing_inside_reads_is_ignored(lift, context_shape):

@@ -179,3 +179,29 @@ def test_is_built_in_the_default_dtype(name, default_float64):
     if name not in ESTIMATED:
         atol = 1e-2 if name == "ffjord" else 1e-6
         assert_close(again, log_prob, atol=atol, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sides", "most", "window"),
+    [
+        ((16, 16), 8, None),
+        ((14, 16), 8, None),
+        ((32, 32), 8, 8),
+        ((24, 40), 8, 4),
+        ((24, 24), 8, 6),
+        ((32, 32), 4, 4),
+        ((32, 32), None, None),
+    ],
+)
+def test_the_windows_of_the_local_preset_fill_the_grid(sides, most, window):
+    model = mb.presets.local((1, *sides), 2, 1, hidden_features=8, window=most)
+    mixing = model.flows[0].patch_mixing
+    assert getattr(mixing, "window", None) == window
+
+
+def test_the_local_preset_is_of_one_size_for_all_images():
+    sizes = [
+        sum(p.numel() for p in mb.presets.local((3, side, side)).parameters())
+        for side in (32, 64, 128)
+    ]
+    assert len(set(sizes)) == 1

@@ -1,15 +1,19 @@
 """Lifts of a vector flow along one axis of a mixer matrix or an image, with shared weights."""
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from .._checks import check_size
 from ..bijection import Bijection
 from ..declarations import check_flow, context_features, event_shapes
 from ..flow import Flow, apply_flow
+from ..nets._inputs import patch_grid
+from .patch_grid import cut, join
 
-__all__ = ["ChannelMixing", "Lift", "PatchMixing", "PixelMixing"]
+__all__ = ["ChannelMixing", "Lift", "PatchMixing", "PixelMixing", "WindowMixing"]
 
 
 class Lift(Bijection):
@@ -121,6 +125,73 @@ class PatchMixing(Lift):
 
     axis = 1
     num_axes = 2
+
+
+class WindowMixing(Lift):
+    r"""A vector flow over the patches of each square window, for each feature.
+
+    The weights are the same for all windows and features, so that their number, and the time
+    for a pixel, do not depend on the size of the image.
+
+    Args:
+        flow: any flow on vectors of size `window` squared, of this library or of normflows; a
+            `context` of shape (batch, context_features) reaches it with every window and
+            feature.
+        num_patches: the (rows, columns) of the grid of patches, or their number if that is
+            square.
+        window: side of the windows in patches; rows and columns are multiples of it.
+
+    Shapes: (batch, patches, features) in and out, log_det (batch,).
+
+    Raises:
+        TypeError: the input is not floating point; `flow` is not a flow.
+        ValueError: windows that do not fill the grid, a number of patches that is no square, or
+            a flow on vectors of another size (on construction); an input of another shape; a
+            context of another batch size, or of another size than `flow` reads.
+
+    References:
+        English et al., MixerFlow, 2023 (https://arxiv.org/abs/2310.16777), for mixing patches;
+        Liu et al., Swin Transformer, 2021 (https://arxiv.org/abs/2103.14030), for windows
+
+    Example:
+        >>> layer = WindowMixing(mb.Coupling(64), num_patches=(16, 24), window=8)
+        >>> z, log_det = layer.inverse(torch.randn(2, 384, 5))
+        >>> z.shape, log_det.shape
+        (torch.Size([2, 384, 5]), torch.Size([2]))
+    """
+
+    axis = 1
+    num_axes = 2
+
+    def __init__(self, flow: Flow, num_patches: int | Sequence[int], window: int) -> None:
+        super().__init__(flow)
+        check_size("WindowMixing", "window", window, least=1)
+        rows, columns = patch_grid("WindowMixing", num_patches)
+        if rows % window or columns % window:
+            raise ValueError(
+                f"WindowMixing: windows of {window} x {window} patches do not fill the grid of "
+                f"{rows} x {columns} patches; rows and columns must be multiples of window"
+            )
+        if self.event_shape and self.event_shape[0] not in (None, window**2):
+            raise ValueError(
+                f"WindowMixing: {type(flow).__name__} is for vectors of size "
+                f"{self.event_shape[0]}, but a window holds {window**2} patches"
+            )
+        self.grid, self.window = (rows, columns), window
+        self.event_shape = self.latent_shape = (rows * columns, None)
+
+    def vectors(self, x: Tensor) -> Tensor:
+        image = x.mT.unflatten(2, self.grid)
+        return cut(image, (self.window, self.window)).reshape(-1, self.window**2)
+
+    def whole(self, vectors: Tensor, like: Tensor) -> Tensor:
+        batch, patches, features = like.shape
+        matrix = vectors.reshape(batch, patches // self.window**2, -1)
+        image = join(matrix, (features, *self.grid), (self.window, self.window))
+        return image.flatten(2).mT
+
+    def copies(self, x: Tensor) -> int:
+        return x.shape[1] // self.window**2 * x.shape[2]
 
 
 class PixelMixing(Lift):

@@ -19,7 +19,7 @@ from .alternation import warn_unless_alternating
 from .coupling import Coupling
 from .lu_linear import LULinear
 from .matrix_coupling import MatrixCoupling
-from .mixing import ChannelMixing, PatchMixing
+from .mixing import ChannelMixing, PatchMixing, WindowMixing
 
 __all__ = ["MixingLayer", "MixingStep", "NamedChain", "NeighbourhoodStep"]
 
@@ -146,11 +146,13 @@ class MixingLayer(NamedChain):
         context_features: size of the context that the couplings read; 0 for none.
         neighbourhood: side of the square of patches whose features the couplings over features
             read; 1 for those of the same patch alone, otherwise an odd number.
+        window: side of the square windows of patches within which patches are mixed; None for
+            all patches at once.
 
     Attributes:
         channel_mixing: a `ChannelMixing`, whose `flow` has `actnorm`, `linear` and `couplings`;
             with a neighbourhood, a chain on the matrix that has them.
-        patch_mixing: a `PatchMixing` of the same parts.
+        patch_mixing: a `PatchMixing` of the same parts, with a window a `WindowMixing`.
 
     Shapes: (batch, num_patches, features) in and out, context (batch, context_features),
     log_det (batch,).
@@ -159,7 +161,7 @@ class MixingLayer(NamedChain):
         TypeError: the input is not floating point; a flow where a builder is expected.
         ValueError: couplings of fewer than 2 patches or features; an input of another shape; a
             context that is missing or of another shape; a neighbourhood that is even, or given
-            beside `channel_flow`.
+            beside `channel_flow`; windows that do not fill the grid.
 
     References:
         English et al., MixerFlow, 2023 (https://arxiv.org/abs/2310.16777)
@@ -184,6 +186,7 @@ class MixingLayer(NamedChain):
         net: Callable[..., nn.Module] | None = None,
         context_features: int = 0,
         neighbourhood: int = 1,
+        window: int | None = None,
     ) -> None:
         check_builder("MixingLayer", "channel_flow", channel_flow)
         check_builder("MixingLayer", "patch_flow", patch_flow)
@@ -207,11 +210,15 @@ class MixingLayer(NamedChain):
             channel_mixing = NeighbourhoodStep(
                 num_patches, features, neighbourhood=neighbourhood, **options
             )
-        count = patch_count("MixingLayer", num_patches)
-        super().__init__(
-            patch_mixing=PatchMixing(MixingStep(count, patch_flow or couplings)),
-            channel_mixing=channel_mixing,
-        )
+        patch_flow = patch_flow or couplings
+        patch_mixing: Bijection
+        if window is None:
+            count = patch_count("MixingLayer", num_patches)
+            patch_mixing = PatchMixing(MixingStep(count, patch_flow))
+        else:
+            step = MixingStep(window**2, patch_flow)
+            patch_mixing = WindowMixing(step, num_patches, window)
+        super().__init__(patch_mixing=patch_mixing, channel_mixing=channel_mixing)
 
 
 def _couplings(size: int, **options: Any) -> Chain:

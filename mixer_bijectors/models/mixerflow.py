@@ -45,6 +45,8 @@ class MixerFlow(ImageFlow):
             are on the moved grid too; None for no shifts.
         neighbourhood: side of the square of patches whose features the couplings over features
             read, an odd number; 1, as in the paper, for those of the same patch alone.
+        window: side of the square windows of patches within which patches are mixed, which must
+            fill the grid; None, as in the paper, for all patches of the image at once.
         hidden_features: width of the couplings' nets.
         num_blocks: residual blocks of the couplings' default nets.
         channel_flow: builds the flow over features in place of the two couplings, called with
@@ -75,8 +77,9 @@ class MixerFlow(ImageFlow):
             labels that are not a tensor of integers, a flow where a builder is expected.
         ValueError: an image not divisible into patches or with a single one (on construction),
             a negative count, another `shift`, an even `neighbourhood` or one beside
-            `channel_flow`, a base of another shape than the latents or of other classes than
-            the model, classes that nothing inside reads; images of another shape; a base that
+            `channel_flow`, windows that do not fill the grid (also the smaller one inside of a
+            frame), a base of another shape than the latents or of other classes than the
+            model, classes that nothing inside reads; images of another shape; a base that
             gives anything but one log-density for each image; labels missing, out of range
             (looked at on the CPU only) or given to an unconditional model; a temperature not
             positive.
@@ -112,6 +115,7 @@ class MixerFlow(ImageFlow):
         shift_every: int = 4,
         shift: Literal["frame", "cyclic"] | None = "frame",
         neighbourhood: int = 1,
+        window: int | None = None,
         hidden_features: int = 128,
         num_blocks: int = 2,
         channel_flow: Callable[[int], Flow] | None = None,
@@ -157,6 +161,7 @@ class MixerFlow(ImageFlow):
                 net=net,
                 context_features=num_classes,
                 neighbourhood=neighbourhood,
+                window=window,
             )
 
         layers: list[Flow] = [PixelMixing(LULinear(image_shape[0])), patchify]

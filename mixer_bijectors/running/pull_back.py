@@ -15,7 +15,7 @@ from ..layers.actnorm import ActNorm
 from ..layers.coupling import Coupling, HalvesCoupling
 from ..layers.lu_linear import LULinear
 from ..layers.matrix_coupling import MatrixCoupling
-from ..layers.mixing import ChannelMixing, Lift, PatchMixing, PixelMixing
+from ..layers.mixing import ChannelMixing, Lift, PatchMixing, PixelMixing, WindowMixing
 from ..layers.mixing_layer import MixingLayer, MixingStep, NamedChain, NeighbourhoodStep
 from ..layers.patch_grid import Patchify
 from ..layers.shift import CyclicShift, Shift
@@ -296,7 +296,7 @@ _WITHOUT_PARTS: dict[type[nn.Module], _Rule] = {
 }
 _RULES: dict[type[nn.Module], _Rule] = {
     **_WITHOUT_PARTS,
-    **dict.fromkeys((ChannelMixing, PatchMixing, PixelMixing), _pull_back_lift),
+    **dict.fromkeys((ChannelMixing, PatchMixing, PixelMixing, WindowMixing), _pull_back_lift),
     **dict.fromkeys((Chain, MixingLayer, MixingStep, NeighbourhoodStep), _pull_back_chain),
     nf.flows.GlowBlock: _pull_back_chain,
     **dict.fromkeys(
