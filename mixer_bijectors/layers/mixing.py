@@ -185,13 +185,14 @@ class WindowMixing(Lift):
         return cut(image, (self.window, self.window)).reshape(-1, self.window**2)
 
     def whole(self, vectors: Tensor, like: Tensor) -> Tensor:
-        batch, patches, features = like.shape
-        matrix = vectors.reshape(batch, patches // self.window**2, -1)
+        batch, _, features = like.shape
+        windows = prod(self.grid) // self.window**2
+        matrix = vectors.unflatten(0, (batch, windows, features)).flatten(2)
         image = join(matrix, (features, *self.grid), (self.window, self.window))
         return image.flatten(2).mT
 
     def copies(self, x: Tensor) -> int:
-        return x.shape[1] // self.window**2 * x.shape[2]
+        return prod(self.grid) // self.window**2 * x.shape[2]
 
 
 class PixelMixing(Lift):
