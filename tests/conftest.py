@@ -1,5 +1,6 @@
 """The registry of public layers, which the battery runs through, and the chosen device."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -316,6 +317,13 @@ def case(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_graphs_of_other_tests() -> None:
+    """Compiled functions of other tests would count towards the limit of recompilations."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 @pytest.fixture

@@ -424,7 +424,6 @@ def test_densities_and_samples_are_one_graph(name):
     x = torch.randn(6, *event)
     arguments = (x, None) if name == "Glow" else (x,)
     want = model.log_prob(*arguments)
-    torch._dynamo.reset()
     graphs = CompileCounterWithBackend("eager")
     options = {"fullgraph": True, "backend": graphs}
     assert_close(torch.compile(model.log_prob, **options)(*arguments), want)

@@ -188,7 +188,6 @@ def test_compiles_once_for_all_batches(wrap, way, context_features):
         graphs.append(graph)
         return graph
 
-    torch._dynamo.reset()
     flow = wrap(layer)
     compiled = torch.compile(
         lambda *inputs: getattr(flow, way)(*inputs),

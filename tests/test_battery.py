@@ -77,7 +77,6 @@ def test_compiles_to_one_graph(case, device, direction, backend):
     skip_adaptive(case)
     if case.context_features and (backend == "inductor" or case.rounding):
         pytest.skip("to a compiler, context is one more input of the net")
-    torch._dynamo.reset()
     layer = case.build(torch.float32, device)
     x = start(case, direction, torch.float32, device)
     context = case.context(torch.float32, device)
@@ -95,7 +94,6 @@ def test_compiles_to_one_graph(case, device, direction, backend):
 def test_one_graph_serves_all_batch_sizes(case, device, direction):
     """In one compiled graph of symbolic sizes, gradients included: the first batch's."""
     skip_adaptive(case)
-    torch._dynamo.reset()
     layer = case.build(torch.float32, device)
     if isinstance(layer, mb.ReversibleChain):
         pytest.skip("its passes with gradients are no part of a graph")

@@ -149,7 +149,6 @@ def test_autocast_leaves_the_density_in_float32():
 
 @pytest.mark.slow
 def test_compiles_to_one_graph():
-    torch._dynamo.reset()
     model = small()
     x, labels = data()
     compiled = torch.compile(model.loss, fullgraph=True)

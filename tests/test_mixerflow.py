@@ -201,7 +201,6 @@ def test_the_paper_s_model():
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", ["inverse_and_log_det", "forward_and_log_det"])
 def test_compiles_to_one_graph(direction):
-    torch._dynamo.reset()
     model = perturbed(small(num_classes=3))
     x = torch.rand(4, 3, 8, 12)
     labels = torch.tensor([0, 1, 2, 0])

@@ -569,7 +569,6 @@ def test_drift_is_measured(dtype):
 
 
 def test_compiled_models_have_the_same_gradients():
-    torch._dynamo.reset()
     plain, reversible = models("MixerFlow")
     compiled = torch.compile(nll, backend="aot_eager")
 
@@ -613,7 +612,7 @@ def test_gradients_after_training_are_those_of_plain_models(name):
         optimizer.zero_grad()
         nll(model, data(name, torch.float32, 16).mul(0.5)).backward()
         optimizer.step()
-    # nflows keeps a constant of its base in double precision, which the model above has rounded.
+    # nflows keeps a constant of its base in doubles, which the model above has rounded.
     plain = MODELS[name]().float()
     plain.load_state_dict(model.state_dict())
     for dtype, bound in BOUNDS.items():

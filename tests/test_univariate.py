@@ -225,7 +225,6 @@ def test_two_couplings_compile_once_for_all_batch_sizes(name, dynamic):
     )
     for parameter in chain.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    torch._dynamo.reset()
     graphs = CompileCounterWithBackend("eager")
     compiled = torch.compile(chain.inverse, fullgraph=True, dynamic=dynamic, backend=graphs)
     for batch in (4, 7, 12):
@@ -240,7 +239,6 @@ def test_two_couplings_compile_once_for_all_batch_sizes(name, dynamic):
 def test_one_compiled_spline_serves_a_model():
     """Several shapes, both directions, with gradients and without, within the limit of 8."""
     spline = mb.RationalQuadratic(num_bins=4)
-    torch._dynamo.reset()
     graphs = CompileCounterWithBackend("eager")
     compiled = torch.compile(
         lambda *arguments: spline(*arguments), fullgraph=True, dynamic=True, backend=graphs
