@@ -613,7 +613,7 @@ def test_gradients_after_training_are_those_of_plain_models(name):
         optimizer.zero_grad()
         nll(model, data(name, torch.float32, 16).mul(0.5)).backward()
         optimizer.step()
-    # nflows keeps a constant of its base in double precision, which the model above has rounded.
+    # nflows keeps a constant of its base in double precision, which the model above rounded.
     plain = MODELS[name]().float()
     plain.load_state_dict(model.state_dict())
     for dtype, bound in BOUNDS.items():
