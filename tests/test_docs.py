@@ -40,6 +40,16 @@ def test_pages(page):
         exec(compile(block, str(page), "exec"), namespace)
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_pages_hold_no_placeholder(page):
+    """Such as `@ROWS@`, where figures of a benchmark were to come."""
+    text = page.read_text()
+    assert not re.findall(r"@\w+@|\b(?:TODO|TBD|FIXME|XXX)\b", text)
+    for table in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        cells = {len(re.split(r"(?<!\\)\|", row)) for row in table.splitlines()}
+        assert len(cells) == 1, table
+
+
 def test_the_page_shows_the_function_that_was_measured():
     posterior = pytest.importorskip("posterior")
     page = (ROOT / "docs" / "bridges.md").read_text()

@@ -90,7 +90,8 @@ COVERED = {
     "test_reversible": [
         *("running/conditioners", "running/random_state", "running/recomputation"),
         *("running/reversible_chain", "running/round_trip", "running/pull_back"),
-        *("running/glow_gradients", "running/spline_gradients"),
+        *("running/composite_gradients", "running/glow_gradients"),
+        *("running/layer_gradients", "running/spline_gradients"),
     ],
     "test_tarflow": ["models/labels"],
     "test_bare_flow": ["models/density_model"],
