@@ -197,7 +197,17 @@ def imported_class(module: str, name: str) -> Any:
 
 def is_traced() -> bool:
     """Whether operations are recorded as a graph, to run again on other values."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    return torch.compiler.is_compiling() or is_recorded()
+
+
+def is_recorded() -> bool:
+    """Whether a graph is made of the operations that run now, for this state of the modules.
+
+    That of torch.compile is not: it is made anew where a Python flag has changed.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
         return True
     proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")  # slow to import
     return proxies is not None and proxies.get_proxy_mode() is not None

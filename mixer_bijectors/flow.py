@@ -9,7 +9,7 @@ from normflows.flows import Flow
 from torch import Tensor, nn
 
 from ._dependencies import uncompiled
-from .bijection import complete_log_det, copy_if_same
+from .bijection import complete_log_det, copy_if_same, split_result
 from .declarations import reads_context, sampling_options
 
 __all__ = [
@@ -56,9 +56,14 @@ def apply_flow(
 
     A log-determinant that is a number, a 0-d tensor or of shape (1,), as some layers of
     normflows return it, is broadcast to (batch,).
+
+    Raises:
+        TypeError: the flow returned something else than a tensor and its log-determinant.
+        ValueError: it changed the batch size, or the number of dimensions of the events.
     """
-    y, log_det = call_flow(flow, x, context, inverse=inverse, **options)
     name = type(flow).__name__
+    result = call_flow(flow, x, context, inverse=inverse, **options)
+    y, log_det = split_result(name, x, result)
     if prod(y.shape[1:]) != prod(x.shape[1:]):
         raise ValueError(
             f"{name}: events of shape {tuple(x.shape[1:])} became {tuple(y.shape[1:])}, of "
