@@ -190,6 +190,20 @@ def check_builder(layer: str, name: str, build: object) -> None:
         )
 
 
+def check_output(layer: str, output: object, *shape: int) -> None:
+    """Refuse what a net of the user's returned, unless it is a tensor of this shape.
+
+    Another one might broadcast, so that samples or features would share their parameters.
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(f"{layer}: the net must return a tensor, got {type(output).__name__}")
+    # Axis by axis, since sizes may be symbols.
+    if output.dim() != len(shape) or any(a != b for a, b in zip(output.shape, shape)):
+        raise ValueError(
+            f"{layer}: the net must return shape {tuple(shape)}, got {tuple(output.shape)}"
+        )
+
+
 def imported_class(module: str, name: str) -> Any:
     """A class for isinstance, without an import: () where nobody has imported its module."""
     return getattr(sys.modules.get(module), name, ())

@@ -203,6 +203,24 @@ def test_a_flow_of_normflows_that_keeps_the_context_from_a_layer_is_refused(wrap
     mb.Chain([conditional, wrap(mb.LULinear(4))])
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda flow, x, context: mb.to_nflows(flow)(x, context),
+        lambda flow, x, context: mb.to_torch_transform(flow, context=context).inv(x),
+        lambda flow, x, context: apply_flow(flow, x, context),
+    ],
+    ids=["to_nflows", "to_torch_transform", "apply_flow"],
+)
+@pytest.mark.parametrize("context", [None, torch.randn(1, 3)], ids=["none", "another size"])
+def test_a_context_that_a_flow_of_normflows_reads_is_asked_for(use, context):
+    """Its nets would take a missing one for zeros."""
+    flow = nf.flows.MaskedAffineAutoregressive(4, 8, context_features=2)
+    with pytest.raises(ValueError, match=r"context of shape|called without context"):
+        use(flow, torch.randn(3, 4), context)
+    use(flow, torch.randn(3, 4), torch.randn(3, 2))
+
+
 def test_a_flow_that_has_a_context_of_its_own_is_taken():
     class Given(nf.flows.Flow):
         def __init__(self):
