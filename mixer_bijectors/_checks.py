@@ -204,6 +204,11 @@ def check_output(layer: str, output: object, *shape: int) -> None:
         )
 
 
+def replaces_methods(module: nn.Module) -> bool:
+    """Whether a method of the class is hidden by an attribute of the instance."""
+    return any(callable(getattr(type(module), name, None)) for name in module.__dict__)
+
+
 def imported_class(module: str, name: str) -> Any:
     """A class for isinstance, without an import: () where nobody has imported its module."""
     return getattr(sys.modules.get(module), name, ())
