@@ -190,6 +190,25 @@ def check_builder(layer: str, name: str, build: object) -> None:
         )
 
 
+def check_output(layer: str, output: object, *shape: int) -> None:
+    """Refuse what a net of the user's returned, unless it is a tensor of this shape.
+
+    Another one might broadcast, so that samples or features would share their parameters.
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(f"{layer}: the net must return a tensor, got {type(output).__name__}")
+    # Axis by axis, since sizes may be symbols.
+    if output.dim() != len(shape) or any(a != b for a, b in zip(output.shape, shape)):
+        raise ValueError(
+            f"{layer}: the net must return shape {tuple(shape)}, got {tuple(output.shape)}"
+        )
+
+
+def replaces_methods(module: nn.Module) -> bool:
+    """Whether a method of the class is hidden by an attribute of the instance."""
+    return any(callable(getattr(type(module), name, None)) for name in module.__dict__)
+
+
 def imported_class(module: str, name: str) -> Any:
     """A class for isinstance, without an import: () where nobody has imported its module."""
     return getattr(sys.modules.get(module), name, ())
@@ -197,7 +216,17 @@ def imported_class(module: str, name: str) -> Any:
 
 def is_traced() -> bool:
     """Whether operations are recorded as a graph, to run again on other values."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    return torch.compiler.is_compiling() or is_recorded()
+
+
+def is_recorded() -> bool:
+    """Whether a graph is made of the operations that run now, for this state of the modules.
+
+    That of torch.compile is not: it is made anew where a Python flag has changed.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
         return True
     proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")  # slow to import
     return proxies is not None and proxies.get_proxy_mode() is not None

@@ -1,10 +1,11 @@
 """The base class of all layers, which declares shapes and context and checks inputs."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, ClassVar
 
 from normflows.flows import Flow
-from torch import Tensor
+from torch import SymFloat, Tensor
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -19,7 +20,7 @@ from ._checks import (
 )
 from ._repr import describe
 
-__all__ = ["Bijection", "Shape", "complete_log_det", "copy_if_same"]
+__all__ = ["Bijection", "Shape", "complete_log_det", "copy_if_same", "split_result"]
 
 # Hooks that compute a parameter from others before a module runs.
 _RECOMPUTE_PARAMETERS = (BasePruningMethod, SpectralNorm, WeightNorm)
@@ -56,11 +57,11 @@ class Bijection(Flow):
 
     Raises:
         TypeError: the input is not a tensor of floating point numbers, or of higher precision
-            than the parameters; the context is not a tensor.
+            than the parameters; the context is not a tensor; `transform` returned no pair.
         ValueError: a size is not a whole number, or below 1 (on construction); the input is of
             another shape; the context is missing, of another batch
-            size, or not of shape (batch, context_features); `transform` returned a log_det of
-            another shape than () or (batch,).
+            size, or not of shape (batch, context_features); `transform` returned another batch
+            size, or a log_det of another shape than () or (batch,).
 
     Example:
         >>> class Scale(mb.Bijection):
@@ -167,10 +168,12 @@ class Bijection(Flow):
         self, x: Tensor, context: Tensor | None, *, inverse: bool, **options: Any
     ) -> tuple[Tensor, Tensor]:
         context = self.check(x, context, inverse=inverse)
-        y, log_det = self.transform(x, context, inverse=inverse, **options)
+        name = type(self).__name__
+        result = self.transform(x, context, inverse=inverse, **options)
+        y, log_det = split_result(name, x, result)
         y = copy_if_same(y, x)
         # Contiguous, since users flatten results with view.
-        return y.to(x.dtype).contiguous(), complete_log_det(type(self).__name__, x, log_det)
+        return y.to(x.dtype).contiguous(), complete_log_det(name, x, log_det)
 
 
 def check_declared(name: str, shape: Sequence[int | None] | None) -> Shape | None:
@@ -183,6 +186,32 @@ def check_declared(name: str, shape: Sequence[int | None] | None) -> Shape | Non
     return tuple(None if size is None else int(size) for size in shape)
 
 
+def split_result(name: str, x: Tensor, result: Any) -> tuple[Tensor, Any]:
+    """What a method of a flow returned, as the tensor and its log-determinant.
+
+    Raises:
+        TypeError: it returned something else than such a pair.
+        ValueError: the tensor is of another batch size than the input.
+    """
+    if not (isinstance(result, tuple | list) and len(result) == 2):
+        what = type(result).__name__
+        if isinstance(result, tuple | list):
+            what = f"{len(result)} values"
+        raise TypeError(f"{name} returned {what}; expected a pair, a tensor and its log_det")
+    y, log_det = result
+    if not isinstance(y, Tensor):
+        raise TypeError(
+            f"{name} returned a {type(y).__name__} and a {type(log_det).__name__}; expected a "
+            "tensor and its log_det"
+        )
+    if y.shape[:1] != x.shape[:1]:
+        raise ValueError(
+            f"{name} returned a result of shape {tuple(y.shape)} for a batch of {x.shape[0]}; "
+            "flows keep the batch"
+        )
+    return y, log_det
+
+
 def complete_log_det(name: str, x: Tensor, log_det: Tensor | float) -> Tensor:
     """A log-determinant of shape (batch,) in the dtype and on the device of the input.
 
@@ -190,10 +219,16 @@ def complete_log_det(name: str, x: Tensor, log_det: Tensor | float) -> Tensor:
     every sample.
 
     Raises:
-        ValueError: the log-determinant is of another shape.
+        TypeError: the log-determinant is neither a tensor nor a number.
+        ValueError: it is of another shape.
     """
     batch = x.shape[0]
     if not isinstance(log_det, Tensor):
+        if not isinstance(log_det, Real | SymFloat):
+            raise TypeError(
+                f"{name} returned a {type(log_det).__name__} as log_det; expected a tensor of "
+                f"shape ({batch},), or a number that counts for every sample"
+            )
         return x.new_full((batch,), log_det)
     if log_det.dim() == 1 and log_det.shape[0] == batch:
         if is_traced():

@@ -8,9 +8,10 @@ import torch
 from normflows.flows import Flow
 from torch import Tensor, nn
 
+from ._checks import check_context
 from ._dependencies import uncompiled
-from .bijection import complete_log_det, copy_if_same
-from .declarations import reads_context, sampling_options
+from .bijection import Bijection, complete_log_det, copy_if_same, split_result
+from .declarations import context_features, reads_context, sampling_options
 
 __all__ = [
     "Flow",
@@ -56,9 +57,20 @@ def apply_flow(
 
     A log-determinant that is a number, a 0-d tensor or of shape (1,), as some layers of
     normflows return it, is broadcast to (batch,).
+
+    Raises:
+        TypeError: the flow returned something else than a tensor and its log-determinant.
+        ValueError: it changed the batch size, or the number of dimensions of the events; the
+            context that it declares is missing, or of another shape.
     """
-    y, log_det = call_flow(flow, x, context, inverse=inverse, **options)
     name = type(flow).__name__
+    bare = uncompiled(flow)
+    # A `Bijection` checks its context itself. Nets of normflows would run without one, and
+    # fail in a sentence of torch's with one of another shape.
+    if not isinstance(bare, Bijection) and (features := context_features(bare)):
+        check_context(name, context, x.shape[0], features)
+    result = call_flow(flow, x, context, inverse=inverse, **options)
+    y, log_det = split_result(name, x, result)
     if prod(y.shape[1:]) != prod(x.shape[1:]):
         raise ValueError(
             f"{name}: events of shape {tuple(x.shape[1:])} became {tuple(y.shape[1:])}, of "

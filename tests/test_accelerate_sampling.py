@@ -344,6 +344,25 @@ def test_events_of_more_dimensions_are_left_to_the_layer():
     assert_close(fast.inverse(x), layer.inverse(x))
 
 
+UNCONDITIONAL = {
+    "mixer_bijectors": lambda: mb.Autoregressive(4, hidden_features=8),
+    "normflows": lambda: nf.flows.MaskedAffineAutoregressive(4, 8),
+    "normflows, spline": lambda: nf.flows.AutoregressiveRationalQuadraticSpline(4, 1, 8),
+    "nflows": lambda: mb.from_nflows(nt.MaskedAffineAutoregressiveTransform(4, 8)),
+}
+
+
+@pytest.mark.parametrize("name", UNCONDITIONAL)
+def test_a_layer_without_context_gets_none_of_a_conditional_model(name):
+    layers = [UNCONDITIONAL[name](), mb.Coupling(4, hidden_features=8, context_features=2)]
+    chain = randomised(mb.Chain(layers), std=0.1)
+    x, context = torch.randn(5, 4), torch.randn(5, 2)
+    want = chain(x, context), chain.inverse(x, context)
+    mb.accelerate_sampling(chain)
+    assert isinstance(chain.flows[0], mb.ParallelInverse)
+    assert_close((chain(x, context), chain.inverse(x, context)), want, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -7,6 +7,7 @@ import normflows as nf
 import pytest
 import torch
 from torch import distributed, multiprocessing, nn, optim
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
 import mixer_bijectors as mb
@@ -193,6 +194,21 @@ def test_state_that_is_lent_does_not_count_as_the_first_batch(others):
     state = {name: tensor.clone() for name, tensor in ActNorm(3).state_dict().items()}
     y, _ = torch.func.functional_call(nf.flows.Reverse(layer), with_prefix(state), (2 * x,))
     assert_close(y, z, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [torch.jit.trace, torch.export.export, lambda layer, x: make_fx(layer)(*x)],
+    ids=["trace", "export", "make_fx"],
+)
+def test_a_graph_never_sets_the_parameters(record):
+    """It would do so again for each batch that it is run on."""
+    layer, x = mb.ActNorm(3), torch.randn(5, 3)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="exported would do for every"):
+        record(layer, (x,))
+    assert not layer.initialized and not layer.shift.any()
+    layer(x)
+    record(layer, (x,))
 
 
 def with_prefix(state):

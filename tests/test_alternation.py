@@ -70,6 +70,8 @@ def test_warns(build, count):
         lambda: mb.Chain([on_matrix(), on_matrix(axis="patches")]),
         lambda: mb.Chain([on_matrix(axis="patches"), on_matrix(axis="patches", mask="rows")]),
         lambda: nf.NormalizingFlow(BASE, [coupling(), coupling(reverse=True)]),
+        # A compiled layer has a length that raises, so that it cannot be asked for its truth.
+        lambda: nf.NormalizingFlow(BASE, [torch.compile(coupling())]),
         lambda: nt.CompositeTransform(
             [mb.to_nflows(coupling()), nt.ReversePermutation(4), mb.to_nflows(coupling())]
         ),

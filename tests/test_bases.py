@@ -287,6 +287,16 @@ def test_a_compiled_base_is_the_base(name):
         model.log_prob(x, labels)
 
 
+@pytest.mark.parametrize("name", ["DiagGaussian", "ClassCondDiagGaussian"])
+def test_compiled_densities_in_inference_mode(name):
+    model, labels = build(name)
+    x = torch.rand(4, 1, 6, 8, dtype=torch.float64) - 0.5
+    want = model.log_prob(x, labels).detach()
+    compiled = torch.compile(model.log_prob, backend="eager")
+    with torch.inference_mode():
+        assert_close(compiled(x, labels), want)
+
+
 def test_log_densities_are_in_the_dtype_of_the_images():
     model, _ = build("DiagGaussian")
     model.float().q0.double()

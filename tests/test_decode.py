@@ -34,10 +34,10 @@ def png_16(values, colour, *extra):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def tiff_16(mode, dtype):
+def tiff_16(mode, dtype, **options):
     values = np.array([GREY_16], dtype)
     image = Image.frombuffer(mode, values.shape[::-1], values.tobytes(), "raw", mode, 0, 1)
-    return encode(image, "TIFF")
+    return encode(image, "TIFF", **options)
 
 
 def palette(transparency=None):
@@ -113,6 +113,11 @@ PIXELS = {
     "I;16 TIFF": (tiff_16("I;16", "<u2"), None, GREY_8),
     "I;16B TIFF": (tiff_16("I;16B", ">u2"), None, GREY_8),
     "I TIFF": (tiff_16("I", "<i4"), None, GREY_8),
+    "16-bit TIFF whose zeros are white": (
+        tiff_16("I;16", "<u2", tiffinfo={262: 0}),
+        None,
+        [255 - grey for grey in GREY_8],
+    ),
     "16-bit PGM": (
         b"P5 9 1 65535\n" + np.array(GREY_16, ">u2").tobytes(),
         None,

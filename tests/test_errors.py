@@ -1,6 +1,7 @@
 """What a user reads who passes the wrong thing."""
 
 import normflows as nf
+import numpy as np
 import pytest
 import torch
 
@@ -31,6 +32,17 @@ def reference(image_shape=(3, 4, 4), drop=None, **extra):
     return mb.TarFlow.from_reference(weights | extra, image_shape, 2, head_dim=8)
 
 
+def built(function):
+    """What builds a net of given outputs."""
+
+    class Net(torch.nn.Module):
+        def forward(self, x, context=None):
+            return function(x)
+
+    return lambda *sizes, **options: Net()
+
+
+MATRIX = torch.randn(3, 4, 2)
 X, IMAGES = torch.randn(2, 5), torch.randn(2, 3, 4, 4)
 CONDITIONAL = mb.Coupling(5, context_features=3)
 ERRORS = {
@@ -297,7 +309,7 @@ ERRORS = {
     "noise on floating point images": (
         lambda: images.add_noise(torch.zeros(2), 0.1),
         TypeError,
-        "add_noise: expected images of dtype torch.uint8, got torch.float32",
+        "add_noise: expected a tensor of dtype torch.uint8, got torch.float32",
     ),
     "sigma": (
         lambda: mb.denoise(tarflow(), IMAGES, -0.1),
@@ -588,7 +600,39 @@ ERRORS = {
     "dequantize": (
         lambda: images.dequantize(torch.rand(2, 3)),
         TypeError,
-        "dequantize: expected images of dtype torch.uint8, got torch.float32",
+        "dequantize: expected a tensor of dtype torch.uint8, got torch.float32",
+    ),
+    "dequantize an array": (
+        lambda: images.dequantize(np.zeros((2, 3), np.uint8)),
+        TypeError,
+        "dequantize: expected a tensor of dtype torch.uint8, got ndarray",
+    ),
+    "one seed for a batch": (
+        lambda: images.dequantize(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), seeds=[5]),
+        ValueError,
+        "expected a seed for each of 2 images, got 1 seeds",
+    ),
+    "labels of importance weights": (
+        lambda: images.importance_weighted_bits(
+            tiny(), torch.zeros(2, 3, 4, 4, dtype=torch.uint8), 1, labels=torch.zeros(4)
+        ),
+        ValueError,
+        "importance_weighted_bits: expected labels of shape (2,), got (4,)",
+    ),
+    "a net with too few outputs": (
+        lambda: mb.Coupling(6, net=built(lambda x: x[:, :2])).inverse(torch.randn(2, 6)),
+        ValueError,
+        "Coupling: the net must return shape (2, 6), got (2, 2)",
+    ),
+    "a net that loses the batch": (
+        lambda: mb.MatrixCoupling(4, 2, net=built(lambda x: x.mean(0).expand(4, 2)))(MATRIX),
+        ValueError,
+        "MatrixCoupling: the net must return shape (3, 4, 2), got (4, 2)",
+    ),
+    "a net that returns a pair": (
+        lambda: mb.Coupling(6, net=built(lambda x: (x, x)))(torch.randn(2, 6)),
+        TypeError,
+        "Coupling: the net must return a tensor, got tuple",
     ),
     "quantize": (
         lambda: images.quantize(torch.zeros(2, dtype=torch.uint8)),

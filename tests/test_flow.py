@@ -1,6 +1,7 @@
 """How flows are called."""
 
 import normflows as nf
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -54,6 +55,36 @@ def test_context_goes_to_flows_that_take_one():
 def test_a_log_det_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match=r"Foreign returned a log_det of shape .* of 3; exp"):
         mb.Chain([Foreign(torch.zeros(shape))])(torch.randn(3, 5))
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda x: x, "returned Tensor; expected a pair, a tensor and its log_det"),
+        (lambda x: (x, 0, x), "returned 3 values; expected a pair"),
+        (lambda x: (None, 0), "returned a NoneType and a int; expected a tensor and its log_d"),
+        (lambda x: (x, None), "returned a NoneType as log_det; expected a tensor of shape"),
+        (lambda x: (x, np.zeros(2)), "returned a ndarray as log_det; expected a tensor of sha"),
+        (lambda x: (x[:1], 0), r"returned a result of shape \(1, 2\) for a batch of 2; flow"),
+    ],
+)
+def test_what_is_no_result_of_a_flow_is_refused(result, message):
+    """A tensor of two rows would unpack as a pair, and one row would broadcast."""
+
+    class Returns(nf.flows.Flow):
+        def forward(self, z):
+            return result(z)
+
+        inverse = forward
+
+    class Own(mb.Bijection):
+        def transform(self, x, context=None, *, inverse=False):
+            return result(x)
+
+    for flow in (mb.Chain([Returns()]), mb.ChannelMixing(Returns()), Own((2,))):
+        x = torch.randn(2, *[1] * (not isinstance(flow, mb.Chain | Own)), 2)
+        with pytest.raises((TypeError, ValueError), match=message):
+            flow.inverse(x)
 
 
 def test_a_compiled_layer_takes_context():
@@ -170,6 +201,24 @@ def test_a_flow_of_normflows_that_keeps_the_context_from_a_layer_is_refused(wrap
         with pytest.raises(TypeError, match="of normflows hands on no context, and the "):
             use()
     mb.Chain([conditional, wrap(mb.LULinear(4))])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda flow, x, context: mb.to_nflows(flow)(x, context),
+        lambda flow, x, context: mb.to_torch_transform(flow, context=context).inv(x),
+        lambda flow, x, context: apply_flow(flow, x, context),
+    ],
+    ids=["to_nflows", "to_torch_transform", "apply_flow"],
+)
+@pytest.mark.parametrize("context", [None, torch.randn(1, 3)], ids=["none", "another size"])
+def test_a_context_that_a_flow_of_normflows_reads_is_asked_for(use, context):
+    """Its nets would take a missing one for zeros."""
+    flow = nf.flows.MaskedAffineAutoregressive(4, 8, context_features=2)
+    with pytest.raises(ValueError, match=r"context of shape|called without context"):
+        use(flow, torch.randn(3, 4), context)
+    use(flow, torch.randn(3, 4), torch.randn(3, 2))
 
 
 def test_a_flow_that_has_a_context_of_its_own_is_taken():

@@ -113,6 +113,13 @@ LAYOUTS = {
         ["a", "b"],
         "left out: .git, @eaDir, __MACOSX and 1 other (hidden)",
     ),
+    "classes whose names are numbers": (
+        [f"{number}/0.png" for number in range(11)],
+        [0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9],
+        list(range(11)),
+        ["0", "1", "10", *"23456789"],
+        "11 classes of 1 to 1 images; sorted as text, so that label 2 is the class 10",
+    ),
     "a class that programs would hide": (
         ["__other__/0.png", "a/1.png"],
         [0, 1],

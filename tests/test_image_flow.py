@@ -91,6 +91,12 @@ def test_classes_that_no_layer_reads_are_refused() -> None:
         mb.ImageFlow.from_layers(SHAPE, 4, [], num_classes=-1)
 
 
+@pytest.mark.parametrize("num_classes", [0, 2])
+def test_layers_that_read_another_context_are_refused(num_classes: int) -> None:
+    with pytest.raises(ValueError, match=f"of 3 features, but .* num_classes={num_classes}; g"):
+        mb.ImageFlow.from_layers(SHAPE, 4, [attention(3)], num_classes=num_classes)
+
+
 @pytest.mark.parametrize("kind", [mb.MixerFlow, mb.ImageFlow])
 def test_a_base_in_double_precision_serves_layers_in_single(kind) -> None:
     base = nf.distributions.DiagGaussian((4, 48)).double()

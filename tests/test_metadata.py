@@ -59,6 +59,24 @@ METADATA = {
         [3],
         "1 class: 3 (1)",
     ),
+    "files of masks beside": (
+        "mask_file_name,file_name,label\nb.png,a.png,0\na.png,b.png,1\n",
+        [0, 1],
+        [0, 1],
+        "not listed in the metadata",
+    ),
+    "a column of splits": (
+        CSV("split,label", "train,0", "test,1", "train,0"),
+        ALL,
+        [0, 1, 0],
+        "left out: split of metadata.csv (splits are folders or files)",
+    ),
+    "listed again without a label": (
+        CSV("label", 1, "", 0) + "b.png,2\na.png,\n",
+        ALL,
+        [1, 2, 0],
+        "left out: b.png, a.png (listed again in the metadata)",
+    ),
     "csv with a byte order mark": ("\ufeff" + CSV("label", 1, 0, 1), ALL, [1, 0, 1], "0 (1)"),
 }
 
@@ -70,6 +88,21 @@ def test_metadata(kind, tmp_path, capsys):
     (tmp_path / f"metadata.{'jsonl' if '{' in text[:2] else 'csv'}").write_text(text, "utf8")
     assert read(everything(tmp_path)) == (greys, labels)
     assert line in capsys.readouterr().out
+
+
+def test_paths_in_metadata_may_be_whole_or_start_with_a_dot(tmp_path):
+    make(tmp_path, "a.png", "x/b.png")
+    text = f"file_name,label\n{tmp_path}/a.png,2\n./x/b.png,5\n"
+    (tmp_path / "metadata.csv").write_text(text)
+    assert read(everything(tmp_path)) == ([0, 1], [2, 5])
+
+
+def test_labels_in_one_of_two_files_of_metadata(tmp_path):
+    make(tmp_path, "a.png", "b.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.png,1\nb.png,0\n")
+    captions = '{"file_name": "b.png", "text": "x"}\n{"file_name": "a.png", "text": "y"}\n'
+    (tmp_path / "metadata.jsonl").write_text(captions)
+    assert read(everything(tmp_path)) == ([0, 1], [1, 0])
 
 
 def test_names_in_metadata_may_be_composed_in_another_way(tmp_path):
@@ -101,6 +134,11 @@ def test_metadata_of_a_split_in_parquet_and_classes_beside_captions(tmp_path):
             "a.png has two labels in the metadata, 0 and 1",
         ),
         ("", "metadata.csv cannot be read"),
+        ("file_name,label\na.png,0\n,1\n", "metadata.csv names no file in its row 2; give it"),
+        (
+            "file_name,label,label\na.png,0,1\n",
+            "metadata.csv cannot be read: two columns are label; rename one",
+        ),
         ("file_name,label\n", "metadata.csv lists no images; list them, or move"),
     ],
 )

@@ -142,6 +142,9 @@ def test_labels_under_vmap_and_on_another_device():
     x, labels = torch.rand(4, 3, 8, 12), torch.tensor([0, 1, 2, 0])
     each = torch.func.vmap(lambda x, y: model.log_prob(x[None], y[None])[0])(x, labels)
     assert_close(each, model.log_prob(x, labels), atol=1e-3, rtol=1e-5)
+    wrong = torch.tensor([3, -2, 0, -1])  # which cannot be looked at here
+    each = torch.func.vmap(lambda x, y: model.log_prob(x[None], y[None])[0])(x, wrong)
+    assert each.isnan().tolist() == [True, True, False, False]
     assert model.to("meta").log_prob(x.to("meta"), labels).shape == (4,)
 
 

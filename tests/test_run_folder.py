@@ -114,6 +114,8 @@ def test_a_run_without_a_last_checkpoint_is_no_new_run(tmp_path):
     assert f"{folder} has no last.ckpt to go on from" in told
     assert f"--ckpt_path {folder}/best.ckpt" in told
     assert [path.name for path in tmp_path.iterdir()] == ["version_0"]
+    told = fit(tmp_path, 3, "--ckpt_path", "best", fails=True)
+    assert "fit goes on from last, or from the path of a checkpoint, such as" in told
     # What a process was writing when it was killed is no checkpoint.
     (folder / "best.ckpt").rename(folder / ".last.123.partial.ckpt")
     fit(tmp_path, 3, "--ckpt_path", "last")

@@ -140,6 +140,31 @@ def test_a_layer_with_hooks_or_other_modules_is_sampled_through_them():
     assert_close(layer(z, method="sequential", guidance=guidance), want)
 
 
+def _replace_forward(net):
+    linear = net.layers[0].mlp[1]
+    linear.forward = lambda x: torch.nn.Linear.forward(linear, 0.5 * x)
+
+
+CHANGES = {
+    "eps": lambda net: setattr(net.layers[1].mlp[0], "eps", 0.1),
+    "eps of attention": lambda net: setattr(net.layers[0].attention.norm, "eps", 0.1),
+    "another approximation": lambda net: setattr(net.layers[0].mlp[2], "approximate", "tanh"),
+    "a last norm": lambda net: setattr(net, "norm", torch.nn.LayerNorm(16).double()),
+    "no bias": lambda net: setattr(net.layers[0].mlp[1], "bias", None),
+    "forward of the instance": _replace_forward,
+    "another layer of the perceptron": lambda net: net.layers[0].mlp.append(torch.nn.GELU()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_net_that_was_changed_samples_as_its_density_says(change):
+    """The step by patch calls no modules, and must compute what they do."""
+    layer = make(8)
+    change(layer.net)
+    z = latents(layer)
+    assert_close(layer.inverse(layer(z, method="sequential")[0])[0], z, atol=1e-9, rtol=0)
+
+
 def test_sequential_sampling_under_autocast():
     layer = make(12).float()
     z = latents(layer).float()

@@ -99,7 +99,7 @@ class TransformAsFlow(Flow):
     def _checked(self, context: Tensor | None, x: Tensor) -> Tensor | None:
         # nflows itself would take a missing context for zeros, and broadcast a single row.
         if not self.context_features:
-            return context
+            return context if self.context_features is None else None
         name = type(self.transform).__name__
         return check_context(name, context, x.shape[0], self.context_features)
 

@@ -51,7 +51,8 @@ def importance_weighted_bits(
 
     Raises:
         TypeError: `x` is not uint8, or `dtype` neither float32 nor float64.
-        ValueError: `k` or `chunk_size` is below 1.
+        ValueError: `k` or `chunk_size` is below 1, or labels and seeds are not as many as
+            images.
 
     References:
         Burda et al., Importance weighted autoencoders, 2015 (https://arxiv.org/abs/1509.00519)
@@ -69,6 +70,11 @@ def importance_weighted_bits(
             raise ValueError(
                 f"importance_weighted_bits: {argument} must be at least 1, got {value}"
             )
+    if labels is not None and labels.shape != x.shape[:1]:
+        raise ValueError(
+            f"importance_weighted_bits: expected labels of shape ({len(x)},), got "
+            f"{tuple(labels.shape)}"
+        )
     samples = max(1, chunk_size // max(1, len(x)))  # of each image in one chunk
     chunks = []
     for first in range(0, k, samples):

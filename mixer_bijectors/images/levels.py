@@ -42,6 +42,7 @@ def dequantize(
 
     Raises:
         TypeError: `x` is not uint8, or `dtype` neither float32 nor float64.
+        ValueError: seeds are not as many as images.
 
     References:
         Theis et al., A note on the evaluation of generative models, 2015
@@ -82,7 +83,7 @@ def add_noise(
 
     Raises:
         TypeError: `x` is not uint8, or `dtype` neither float32 nor float64.
-        ValueError: `sigma` is negative.
+        ValueError: `sigma` is negative, or seeds are not as many as images.
 
     References:
         Zhai et al., Normalizing flows are capable generative models, 2024
@@ -111,6 +112,8 @@ def _draw(
     where: dict[str, Any] = {"dtype": dtype, "device": x.device}
     if seeds is None:
         return sample(x.shape, generator=generator, **where)
+    if len(seeds) != len(x):
+        raise ValueError(f"expected a seed for each of {len(x)} images, got {len(seeds)} seeds")
     each = torch.Generator(x.device)
     return torch.stack(
         [sample(x.shape[1:], generator=each.manual_seed(seed), **where) for seed in seeds]
@@ -118,8 +121,9 @@ def _draw(
 
 
 def _check_levels(function: str, x: Tensor, dtype: torch.dtype) -> None:
-    if x.dtype != torch.uint8:
-        raise TypeError(f"{function}: expected images of dtype torch.uint8, got {x.dtype}")
+    kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+    if kind != torch.uint8:
+        raise TypeError(f"{function}: expected a tensor of dtype torch.uint8, got {kind}")
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{function}: dtype must be float32 or float64, got {dtype}")
 

@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor, distributed, nn
 
-from .._checks import has_values, is_concrete
+from .._checks import has_values, is_concrete, is_recorded
 from .._dependencies import is_function_transformed
 from ..bijection import Bijection
 
@@ -102,6 +102,12 @@ class ActNorm(Bijection):
         # or from the model that this one averages.
         if not (torch.compiler.is_compiling() or self.initialized.is_meta):
             self._remember(bool(self.initialized))
+        if not self._initialized and is_recorded():
+            raise RuntimeError(
+                "ActNorm: the first batch in training mode sets the parameters, which a graph "
+                "that is traced or exported would do for every batch; run a batch before, or "
+                "call eval()"
+            )
         return not self._initialized
 
     def _has_other_buffer(self) -> bool:

@@ -61,7 +61,8 @@ def _flatten(flows: Iterable[nn.Module]) -> Iterator[nn.Module]:
     for flow in flows:
         flow = uncompiled(flow)
         if isinstance(flow, (nn.ModuleList, Chain, Composite, Reverse, adapter)):
-            yield from _flatten(filter(None, child_modules(flow).values()))
+            # Not by its truth, which a compiled layer takes for its length.
+            yield from _flatten(c for c in child_modules(flow).values() if c is not None)
         else:
             yield flow
 

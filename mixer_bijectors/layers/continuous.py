@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .._checks import check_builder, is_concrete
+from .._checks import check_builder, check_output, is_concrete
 from ..bijection import Bijection
 from ..flow import no_autocast
 from ..nets import ResidualMLP
@@ -132,6 +132,7 @@ class ContinuousFlow(Bijection):
             def velocity(y: Tensor) -> Tensor:
                 clocked = torch.cat((y, time.to(y).expand(y.shape[0], 1)), dim=1).to(dtype)
                 v = self.net(clocked) if context is None else self.net(clocked, context)
+                check_output(type(self).__name__, v, *y.shape)
                 return v.to(compute)
 
             return _velocity_and_trace(velocity, state[0], noise)

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_builder, check_flag, check_univariate
+from .._checks import check_builder, check_flag, check_output, check_univariate
 from ..bijection import Bijection
 from ..nets import ResidualMLP
 from ..univariate import Affine, Univariate
@@ -31,10 +31,18 @@ class HalvesCoupling(Bijection):
         """The whole of both halves."""
         raise NotImplementedError
 
-    def params(self, kept: Tensor, context: Tensor | None) -> Tensor:
-        """What the net computes of the half that stays, (..., num_params)."""
+    def params(self, kept: Tensor, like: Tensor, context: Tensor | None) -> Tensor:
+        """What the net computes of the half that stays, (..., num_params).
+
+        Args:
+            kept: the half that stays.
+            like: of the shape of the half that is transformed.
+            context: that of the layer.
+        """
         given = kept.to(next(self.net.parameters(), kept).dtype)
         params = self.net(given) if context is None else self.net(given, context)
+        size = like.shape[-1] * self.univariate.num_params
+        check_output(type(self).__name__, params, *like.shape[:-1], size)
         # Parameter-major: each parameter of all features is one contiguous run of memory.
         return params.unflatten(-1, (self.univariate.num_params, -1)).transpose(-1, -2)
 
@@ -42,7 +50,7 @@ class HalvesCoupling(Bijection):
         self, x: Tensor, context: Tensor | None = None, *, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
         kept, transformed = self.split(x)
-        params = self.params(kept, context)
+        params = self.params(kept, transformed, context)
         transformed, log_derivative = self.univariate(transformed, params, inverse)
         return self.join(kept, transformed), log_derivative.flatten(1).sum(1)
 
@@ -70,7 +78,8 @@ class Coupling(HalvesCoupling):
         TypeError: the input is not floating point, or of higher precision than the net;
             `univariate` is a class, or `net` a module instead of what builds one.
         ValueError: fewer than 2 features; an input not of shape (batch, features); a context
-            that is missing or not of shape (batch, context_features).
+            that is missing or not of shape (batch, context_features); a net that returns
+            another shape than (batch, out_features).
 
     References:
         Dinh et al., Density estimation using Real NVP, 2016 (https://arxiv.org/abs/1605.08803)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import normflows as nf
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from .._checks import check_number, is_readable
 from .._dependencies import constant_in_graphs, uncompiled
 from .labels import class_weights
 
-__all__ = ["Base", "reads_class_weights", "reads_classes"]
+__all__ = ["Base", "reads_class_weights", "reads_classes", "use_python_numbers"]
 
 # Their samples or densities are of something else than one event.
 _NO_BASES = (
@@ -43,6 +44,17 @@ _READ_WEIGHTS = (
     nf.distributions.GlowBase,
     nf.distributions.AffineGaussian,
 )
+
+
+def use_python_numbers(model: Any) -> None:
+    """Replace numbers of numpy, which torch.compile cannot guard in inference mode.
+
+    normflows keeps the number of dimensions of its distributions as such.
+    """
+    for part in model.modules() if isinstance(model, nn.Module) else ():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, np.generic):
+                setattr(part, name, value.item())
 
 
 def reads_classes(base: Any) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._checks import check_input, check_size, is_readable
 from .._repr import describe, format_event
 from ..declarations import (
+    chain_context,
     chain_shapes,
     check_flow,
     context_features,
@@ -19,7 +20,7 @@ from ..declarations import (
 )
 from ..flow import Flow, apply_flow, apply_flows
 from ..layers.patch_grid import Patchify
-from .bases import Base, reads_classes
+from .bases import Base, reads_classes, use_python_numbers
 from .density_model import DensityModel
 from .divergences import TargetDivergences
 from .labels import check_labels, class_weights
@@ -53,7 +54,8 @@ class ImageFlow(DensityModel, TargetDivergences):
         TypeError: a layer that is not a flow, such as a transform of nflows or a class; an
             option of sampling that no layer declares.
         ValueError: an image that is not divisible into patches, layers for other shapes than
-            the one before returns, classes that nothing inside reads, a base of another shape.
+            the one before returns, a context of another size than `num_classes`, classes that
+            nothing inside reads, a base of another shape.
 
     Example:
         >>> maf = nf.flows.MaskedAffineAutoregressive(48, 64)
@@ -95,6 +97,11 @@ class ImageFlow(DensityModel, TargetDivergences):
                 )
         if base is None:
             base = nf.distributions.DiagGaussian(latent_shape, trainable=False)
+        if (features := chain_context(name, flows)) and features != num_classes:
+            raise ValueError(
+                f"{name}: the layers read a context of {features} features, but get classes as "
+                f"such, and num_classes={num_classes}; give both the same number"
+            )
         if num_classes and not (reads_classes(base) or any(map(context_features, flows))):
             raise ValueError(
                 f"{name}: num_classes={num_classes}, but none of the flows inside reads a "
@@ -106,6 +113,7 @@ class ImageFlow(DensityModel, TargetDivergences):
         self.latent_shape = latent_shape
         self.num_classes = num_classes
         self._as_base(self.q0).check()
+        use_python_numbers(self.q0)
 
     @staticmethod
     def from_layers(

@@ -46,7 +46,11 @@ def check_labels(
 
 
 def class_weights(labels: Tensor, num_classes: int, like: Tensor) -> Tensor:
-    """Weights (batch, num_classes) of labels: one-hot rows, uniform ones for the null class."""
+    """Weights (batch, num_classes) of labels: one-hot rows, uniform ones for the null class.
+
+    Labels of no class, which are found on a GPU and in a graph by nobody, give NaN.
+    """
     labels = labels.unsqueeze(1)
     classes = torch.arange(num_classes, device=labels.device)
-    return torch.where(labels < 0, 1 / num_classes, labels == classes).to(like)
+    weights = torch.where(labels == -1, 1 / num_classes, labels == classes)
+    return weights.where((labels >= -1) & (labels < num_classes), torch.nan).to(like)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._checks import replaces_methods
+from .._dependencies import has_hooks
 from .transformer import Transformer, _Attention, _Layer
 
 __all__ = ["PatchReader"]
@@ -14,6 +16,8 @@ _KNOWN = (
     *(nn.ModuleList, nn.Sequential, nn.Linear, nn.LayerNorm, nn.GELU, nn.Identity),
     *(_Attention, _Layer),
 )
+# The norm of the attention, and the perceptron.
+_PARTS = [nn.LayerNorm, nn.LayerNorm, nn.Linear, nn.GELU, nn.Linear]
 
 
 class PatchReader:
@@ -44,11 +48,16 @@ class PatchReader:
 
     @staticmethod
     def can_read(net: Transformer) -> bool:
-        """Whether the net consists of the modules that it was built of, without hooks."""
-        return all(
-            (module is net or type(module) in _KNOWN)
-            and not (module._forward_hooks or module._forward_pre_hooks)
-            for module in net.modules()
+        """Whether the net runs by the modules that it was built of, and nothing beside them."""
+        layers: Any = net.layers
+        return (
+            type(net).read is Transformer.read
+            and type(net.norm) is nn.Identity
+            and all((m is net or type(m) in _KNOWN) and _is_plain(m) for m in net.modules())
+            and all(
+                [type(m) for m in (layer.attention.norm, *layer.mlp)] == _PARTS
+                for layer in layers
+            )
         )
 
     def __call__(self, x: Tensor, position: int) -> Tensor:
@@ -59,33 +68,43 @@ class PatchReader:
         h = torch.addmm(self.offsets[position], x, self.first)
         width = h.shape[1:]
         for attention, mlp in self.layers:
-            norm, norm_bias, qkv, qkv_bias, out, out_bias, scale, slots, *cached = attention
-            y = torch.layer_norm(h, width, norm, norm_bias)
+            *norm, qkv, qkv_bias, out, out_bias, scale, slots, keys, values = attention
+            y = torch.layer_norm(h, width, *norm)
             y = torch.addmm(qkv_bias, y, qkv).view(self.split)
             slots[position].copy_(y.narrow(1, 1, 2))
             q = y.select(1, 0)
             if self.scaled:
                 q = q / self.temperature
-            k, v = [t.narrow(2, 0, position + 1) for t in cached]
+            k, v = [t.narrow(2, 0, position + 1) for t in (keys, values)]
             y = F.scaled_dot_product_attention(q, k, v, scale=scale)
             h = h + torch.addmm(out_bias, y.reshape(h.shape), out)
-            norm, norm_bias, up, up_bias, down, down_bias = mlp
-            y = torch.layer_norm(h, width, norm, norm_bias)
-            y = F.gelu(torch.addmm(up_bias, y, up))
+            *norm, up, up_bias, approximate, down, down_bias = mlp
+            y = torch.layer_norm(h, width, *norm)
+            y = F.gelu(torch.addmm(up_bias, y, up), approximate=approximate)
             h = h + torch.addmm(down_bias, y, down)
         return torch.addmm(self.last[0], h, self.last[1])
 
 
-def _views(layer: Any, cache: Tensor) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module computes what its class does, with all parameters."""
+    # Tools for large models set `forward` on the instance.
+    has_bias = getattr(module, "bias", module) is not None or type(module) is nn.LayerNorm
+    return has_bias and not has_hooks(module) and not replaces_methods(module)
+
+
+def _views(layer: Any, cache: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """What reading a patch takes of a layer and of its cache, each looked up once."""
-    attention, (norm, up, _, down) = layer.attention, layer.mlp
+    attention, (norm, up, activation, down) = layer.attention, layer.mlp
     slots = cache.transpose(0, 1).split(1, 3)
     return (
         (
-            *(attention.norm.weight, attention.norm.bias),
+            *(attention.norm.weight, attention.norm.bias, attention.norm.eps),
             *(attention.qkv.weight.t(), attention.qkv.bias),
             *(attention.out.weight.t(), attention.out.bias),
             *(attention.scale, slots, *cache.unbind()),
         ),
-        (norm.weight, norm.bias, up.weight.t(), up.bias, down.weight.t(), down.bias),
+        (
+            *(norm.weight, norm.bias, norm.eps, up.weight.t(), up.bias),
+            *(activation.approximate, down.weight.t(), down.bias),
+        ),
     )

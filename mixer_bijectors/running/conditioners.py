@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import imported_class
+from .._checks import imported_class, replaces_methods
 from .._dependencies import has_hooks, is_compiled, without_tensor_hooks
-from .known_layers import replaces_methods, runs_methods_of
+from .known_layers import runs_methods_of
 
 __all__ = ["Conditioners"]
 

@@ -12,6 +12,7 @@ from normflows.flows import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._checks import replaces_methods
 from .._dependencies import child_modules, elementwise_inverse, has_hooks, with_children
 from ..bridges.nflows import TransformAsFlow
 from ..layers.autoregressive import Autoregressive
@@ -21,7 +22,6 @@ from .known_layers import (
     full_name,
     is_unchanged,
     loops_over_features,
-    replaces_methods,
 )
 
 __all__ = [

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._checks import replaces_methods
 from .._dependencies import elementwise_inverse, has_hooks, is_empty
 from ..layers.autoregressive import Autoregressive
 from .known_layers import (
@@ -16,7 +17,6 @@ from .known_layers import (
     STEPPED_LAYERS,
     full_name,
     is_unchanged,
-    replaces_methods,
 )
 
 __all__ = ["is_faster", "solve_incrementally", "supports"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from .._checks import replaces_methods
 from .._dependencies import constant_in_graphs
 
 __all__ = [
@@ -20,7 +21,6 @@ __all__ = [
     "full_name",
     "is_unchanged",
     "loops_over_features",
-    "replaces_methods",
     "runs_methods_of",
 ]
 
@@ -94,11 +94,6 @@ def runs_methods_of(module: nn.Module, kind: type) -> bool:
         and (not hasattr(kind, name) or is_unchanged(kind, name))
         for name in names
     )
-
-
-def replaces_methods(module: nn.Module) -> bool:
-    """Whether a method of the class is hidden by an attribute of the instance."""
-    return any(callable(getattr(type(module), name, None)) for name in module.__dict__)
 
 
 def _definition(function: Any) -> str | None:

@@ -31,7 +31,7 @@ def _coupling(
     (kept, transformed), (grad_kept, grad_transformed) = map(layer.split, (y, grad_y))
     kept = kept.detach().requires_grad_()
     with torch.enable_grad():
-        params = layer.params(kept, context)
+        params = layer.params(kept, transformed, context)
     grad_log = grad_log_det.view(-1, *[1] * (y.dim() - 1)).expand_as(transformed)
     with no_autocast(y):
         x, grad_x, grad_params = layer.univariate.pull_back(

@@ -6,7 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_input, imported_class, is_concrete, is_traced
+from .._checks import (
+    check_input,
+    check_number,
+    check_size,
+    imported_class,
+    is_concrete,
+    is_traced,
+)
 from ..declarations import context_features
 from ..flow import Flow, call_flow
 from ..solvers.fixed_point import solve, solve_in_fixed_passes, with_implicit_gradients
@@ -40,10 +47,11 @@ class ParallelLayer(LayerWrapper):
                 "known, or has hooks; accelerate_sampling(model) finds the layers of a model "
                 "that can be wrapped"
             )
+        check_number("ParallelInverse", "tol", tol)
         if not tol > 0:
             raise ValueError(f"ParallelInverse: tol must be positive, got {tol}")
-        if max_iter is not None and max_iter < 1:
-            raise ValueError(f"ParallelInverse: max_iter must be at least 1, got {max_iter}")
+        if max_iter is not None:
+            check_size("ParallelInverse", "max_iter", max_iter, least=1)
         super().__init__(flow)
         self.tol = tol
         self.max_iter = max_iter
@@ -61,6 +69,8 @@ class ParallelLayer(LayerWrapper):
         return z.contiguous(), log_det
 
     def _run(self, direction: str, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        if isinstance(self.flow, Flow) and context_features(self.flow) == 0:
+            context = None  # which the net of the layer would not take
         by_layer = partial(call_flow, self.flow, inverse=direction == "inverse")
         if isinstance(y, Tensor) and y.dim() > 2:  # loops of nflows run over all dimensions
             return by_layer(y, context)

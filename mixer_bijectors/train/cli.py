@@ -27,6 +27,7 @@ from .density_estimation import DensityEstimation
 from .help import DESCRIPTION, MORE, ShortHelp
 from .io.checkpoints import AtomicCheckpointIO, LastCheckpoint, check_resumable
 from .io.csv_log import ResumableCSVLogger
+from .io.errors import RunError
 from .io.files import expanded
 from .io.once import print_once
 from .io.reasons import reason_of
@@ -39,7 +40,7 @@ from .tasks.flow_trainer import FlowTrainer
 __all__ = ["main"]
 
 # Values of `--ckpt_path` that `fit` passes on to Lightning, which finds these checkpoints.
-_FOUND_BY_LIGHTNING = re.compile("best|hpc|registry|.*://.*")
+_FOUND_BY_LIGHTNING = re.compile("hpc|registry|.*://.*")
 
 
 class FlowCLI(CLIWithoutHyperparameters):
@@ -117,6 +118,11 @@ class FlowCLI(CLIWithoutHyperparameters):
         """Find the checkpoint of `--ckpt_path`; `last` is the newest of the runs in `root`."""
         options = self.config_init["fit"]
         path = options.ckpt_path
+        if path == "best":  # which Lightning knows of the same process alone
+            raise RunError(
+                "fit goes on from last, or from the path of a checkpoint, such as "
+                f"{root}/version_N/checkpoints/best.ckpt, got best"
+            )
         if path != "last":
             if path is not None and not _FOUND_BY_LIGHTNING.fullmatch(path):
                 path = expanded(path)

@@ -13,6 +13,7 @@ from ..images import add_noise, dequantize
 from ..layers.actnorm import ActNorm
 from ..models import DensityModel
 from ..models.bare_flow import as_density_model
+from ..models.bases import use_python_numbers
 from ._lightning import averages_buffers, training_loader
 from .checks import Batches, as_batch, check_precision, warn_if_scaled, warn_if_untrained
 from .data.batches import Batch
@@ -95,6 +96,8 @@ class DensityEstimation(DescribedModule):
             {f"{split}_split": make_metrics(self.model.metric_names) for split in _SPLITS}
         )
         self.compile_density = compile
+        if compile:
+            use_python_numbers(self.flow)
         self._compiled = torch.compile(self._loss_and_metrics) if compile else None
 
     @property

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from ..io.errors import ImageError
 from ..io.names import first_line
@@ -152,6 +152,10 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise ImageError("grey of 32 bits has no fixed range; save it in 8 or 16 bits")
     pixels = ((values + 128) // 257).astype(np.uint8)
+    # Pillow inverts a TIFF whose zeros are white if it has 8 bits, and not if it has 16.
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        pixels = 255 - pixels
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         pixels[values == transparent] = 255

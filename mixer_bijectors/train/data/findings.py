@@ -64,6 +64,10 @@ def _classes(given: Mapping[str, Labels]) -> list[str]:
         one = "class" if len(labels) == 1 else "classes"
         listed = [f"{_called(n, names)} ({count})" for n, count in zip(labels, counts)]
         said = [f"{len(labels)} {one}: {', '.join(listed)}"]
+    # Text sorts 10 before 2, so that the label is not the number that it looks like.
+    odd = [n for n in labels if names and names[n].isdecimal() and int(names[n]) != n]
+    if names and odd and len(labels) > _LISTED:
+        said.append(f"sorted as text, so that label {odd[0]} is the class {names[odd[0]]}")
     if "train" in given and (unseen := sorted(set(labels) - set(given["train"].values))):
         said.append(f"not in train: {some([_called(n, names) for n in unseen])}")
     return said

@@ -22,6 +22,7 @@ __all__ = [
 # The likeliest first.
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "coarse_label")
 _LIKE_LABELS = ("label", "class", "target", "categor")
+_LIKE_SPLITS = ("split", "subset", "partition")
 
 
 class Labels(NamedTuple):
@@ -77,6 +78,11 @@ def first_labels(
             for column in columns
             if any(word in column.casefold() for word in _LIKE_LABELS)
         ]
+    skipped += [
+        (column, "splits are folders or files")
+        for column in columns
+        if column.strip().casefold() in _LIKE_SPLITS
+    ]
     for column, reason in skipped:
         name = f"{column.strip()} of {file}" if file else column
         if name not in left_out[reason]:

@@ -4,6 +4,8 @@ import os
 import unicodedata
 from typing import Any
 
+import numpy as np
+
 from ..io.errors import DataError
 from ..io.names import first_line, printable, some
 from .labels import Labels, first_labels, label_columns, labels_of_column
@@ -20,7 +22,7 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
     import pyarrow as pa
 
     readers: dict[str, Any] = {
-        ".csv": lambda path: pd.read_csv(path, dtype={"file_name": str}),
+        ".csv": _read_csv,
         ".jsonl": lambda path: pd.read_json(
             path, lines=True, dtype=False, encoding="utf-8-sig"
         ),
@@ -29,6 +31,7 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
     # Systems and programs differ in how they compose letters with accents.
     known = {unicodedata.normalize("NFC", path): path for path in tree.images}
     known |= {path: path for path in tree.images}
+    root = os.path.abspath(tree.root)
     tables = []
     for name in tree.metadata:
         path = os.path.join(tree.root, name)
@@ -42,14 +45,25 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
                 f"{printable(path)} lists no images; list them, or move the file away"
             )
         files = [c for c in table if str(c) == "file_name" or str(c).endswith("_file_name")]
+        # The column of this name first, whatever masks or depths there are beside.
+        files.sort(key=lambda column: column != "file_name")
         if not files:
+            how = "separate columns by commas"
+            if name.endswith(".jsonl"):
+                how = "write one object a line"
             raise DataError(
                 f"{printable(path)} has no column file_name of its images, but "
-                f"{some([str(c) for c in table])}; name it so, separate columns by commas, or "
-                "move the file away"
+                f"{some([str(c) for c in table])}; name it so, {how}, or move the file away"
+            )
+        if table[files[0]].isna().any():
+            row = int(table[files[0]].isna().to_numpy().argmax())
+            raise DataError(
+                f"{printable(path)} names no file in its row {row + 1}; give it the name of an "
+                "image, or remove it"
             )
         folder = os.path.dirname(name)
         given = [os.path.normpath(os.path.join(folder, str(file))) for file in table[files[0]]]
+        given = [os.path.relpath(file, root) if os.path.isabs(file) else file for file in given]
         table["path"] = [
             known.get(path) or known.get(unicodedata.normalize("NFC", path), path)
             for path in given
@@ -73,14 +87,27 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
     labels = first_labels(
         label_columns(columns), columns, read, tree.left_out, tree.metadata[0]
     )
+    values = np.full(len(table), -1) if labels is None else labels.values
     listed: dict[str, int] = {}
     for row, path in enumerate(table["path"]):
         if path in listed:
             tree.left_out["listed again in the metadata"].append(path)
         first = listed.setdefault(path, row)
-        if labels is not None and labels.values[first] != labels.values[row]:
+        if values[first] < 0:
+            values[first] = values[row]
+        if values[row] >= 0 and values[first] != values[row]:
             raise DataError(
                 f"{printable(os.path.join(tree.root, path))} has two labels in the metadata, "
-                f"{labels.values[first]} and {labels.values[row]}"
+                f"{values[first]} and {values[row]}"
             )
     return listed, labels
+
+
+def _read_csv(path: str) -> Any:
+    import pandas as pd
+
+    # Pandas gives the second of two columns of one name another name.
+    names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna()
+    if names.duplicated().any():
+        raise ValueError(f"two columns are {names[names.duplicated()].iloc[0]}; rename one")
+    return pd.read_csv(path, dtype={"file_name": str})

@@ -55,7 +55,8 @@ def sample(
             class-conditional model. A number that is the name of a class means that one.
         guidance: push samples of attention away from a weaker prediction: the weight, or all
             that `mixer_bijectors.Guidance` takes.
-        seed: what the images depend on; by default they are new ones each time.
+        seed: what the images depend on, with the batch size; by default they are new ones
+            each time.
         options: other options of sampling that layers of the model take, such as `method`.
         overwrite: replace files that are there.
     """
