@@ -5,7 +5,7 @@ from pathlib import Path
 from mixer_bijectors import __version__
 
 project = "mixer_bijectors"
-author = "The mixer_bijectors authors"
+author = copyright = "The mixer_bijectors authors"
 release = version = __version__
 extensions = [
     "myst_nb",
@@ -15,14 +15,17 @@ extensions = [
     "sphinx.ext.viewcode",
 ]
 html_theme = "furo"
+html_title = f"mixer_bijectors {version}"
+html_static_path = ["_static"]
+html_css_files = ["cards.css"]
 default_role = "code"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autoclass_content = "class"
 napoleon_custom_sections = ["Shapes"]
 napoleon_numpy_docstring = False
-myst_enable_extensions = ["deflist", "dollarmath"]
-myst_heading_anchors = 2
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
 nb_execution_mode = "off"  # they are committed with their outputs, and run by the tests
 
 

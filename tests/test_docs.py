@@ -33,8 +33,9 @@ def test_docstrings(name):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_pages(page):
+def test_pages(page, tmp_path, monkeypatch):
     """Python blocks of a page run one after the other, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
     namespace = {}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         exec(compile(block, str(page), "exec"), namespace)
@@ -44,6 +45,39 @@ def test_the_page_shows_the_function_that_was_measured():
     posterior = pytest.importorskip("posterior")
     page = (ROOT / "docs" / "bridges.md").read_text()
     assert inspect.getsource(posterior.spline_flow) in page
+
+
+def anchors(page):
+    """The headings of a page as GitHub and Sphinx name them in links."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_local_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        # The docs are built with a copy of the notebooks among the pages.
+        folder = ROOT if path.startswith("notebooks/") else page.parent
+        target = folder / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("name", ["", "nets", "train", "images", "presets"])
+def test_the_reference_has_every_public_name(name):
+    """By a directive of its own, or by one of the module that defines it or exports it."""
+    package = importlib.import_module(f"mixer_bijectors.{name}".rstrip("."))
+    reference = (ROOT / "docs" / "reference.rst").read_text()
+    documented = {*re.findall(r"\.\. auto\w+:: (?:mixer_bijectors\.)?(\S+)", reference)}
+    for public in package.__all__:
+        thing = getattr(package, public)
+        if not inspect.ismodule(thing):
+            places = {f"{name}.{public}".lstrip("."), thing.__module__.partition(".")[2], name}
+            assert places & documented, public
 
 
 def test_every_public_name_has_an_example():
