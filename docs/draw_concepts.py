@@ -124,7 +124,7 @@ def draw_mixer_matrix() -> None:
 
 def draw_mixing() -> None:
     """Which vectors of the mixer matrix channel mixing and patch mixing hand to their flow."""
-    figure = Figure(figsize=(8.4, 3.7), layout="constrained")
+    figure = Figure(figsize=(7.4, 3.5), layout="constrained")
     by_row, by_column = blank(figure, 2)
     tints = [BLUE, ORANGE, GREEN]
 
@@ -180,7 +180,7 @@ def draw_shift() -> None:
 
 def draw_couplings() -> None:
     """What one number of the transformed part depends on, in five kinds of couplings."""
-    figure = Figure(figsize=(9.6, 3.3), layout="constrained")
+    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     # Nine patches of six features; in their grid of 3 x 3, patch 5 is right of the middle.
     patch, feature, around = 5, 4, {1, 2, 4, 5, 7, 8}
     halves = [[feature >= 3 for feature in range(6)]] * 9
@@ -222,7 +222,7 @@ def draw_couplings() -> None:
 
 def draw_tarflow() -> None:
     """A block of TarFlow from data to latent."""
-    figure = Figure(figsize=(7.6, 3.9), layout="constrained")
+    figure = Figure(figsize=(6.6, 3.6), layout="constrained")
     (axis,) = blank(figure, 1)
     step = 2.0
     box(axis, 2.5 * step, 2.2, "causal Transformer", BLUE, width=5.9 * step, height=0.8)
@@ -251,7 +251,7 @@ def draw_tarflow() -> None:
 
 def draw_reversible() -> None:
     """What the memory holds in a plain and in a reversible chain."""
-    figure = Figure(figsize=(8.4, 3.7), layout="constrained")
+    figure = Figure(figsize=(6.9, 3.2), layout="constrained")
     (axis,) = blank(figure, 1)
     step = 2.4
 

@@ -60,9 +60,7 @@ def test_local_links_lead_somewhere(page):
         if re.match(r"[a-z]+:", link):
             continue
         path, _, anchor = link.partition("#")
-        # The docs are built with a copy of the notebooks among the pages.
-        folder = ROOT if path.startswith("notebooks/") else page.parent
-        target = folder / path if path else page
+        target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
 
