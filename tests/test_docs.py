@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import runpy
 from pathlib import Path
 
 import normflows as nf
@@ -39,6 +40,17 @@ def test_pages(page, tmp_path, monkeypatch):
     namespace = {}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         exec(compile(block, str(page), "exec"), namespace)
+
+
+@pytest.mark.slow
+def test_the_pictures_of_concepts_are_drawn(tmp_path):
+    script = runpy.run_path(str(ROOT / "docs" / "draw_concepts.py"))
+    script["save"].__globals__["IMAGES"] = tmp_path
+    script["main"]()
+    shown = "".join(page.read_text() for page in PAGES)
+    for picture in tmp_path.iterdir():
+        assert (ROOT / "docs" / "images" / picture.name).exists()
+        assert f"images/{picture.name}" in shown
 
 
 def test_the_page_shows_the_function_that_was_measured():
