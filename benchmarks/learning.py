@@ -5,7 +5,7 @@ best: the deeper Glow diverges at that of the others. Every few seconds a model 
 validation patches, while the clock, which is that of the process, stands. Writes the picture,
 and the numbers as JSON:
 
-    OMP_NUM_THREADS=1 python benchmarks/learning.py --budget 120 --json learning.json
+    OMP_NUM_THREADS=1 python benchmarks/learning.py --seeds 0 1 2 --json learning.json
 
 With a JSON file that holds the runs it only draws.
 """
@@ -13,6 +13,7 @@ With a JSON file that holds the runs it only draws.
 import time
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -64,20 +65,25 @@ class Watched(Experiment):
         return {"seconds": seconds, "bits": bits, "steps": steps, "parameters": parameters}
 
 
-def at(curve: dict[str, Any], second: float) -> float:
-    """The bits per dimension seen nearest to that second."""
-    return min(zip(curve["seconds"], curve["bits"]), key=lambda seen: abs(seen[0] - second))[1]
+def at(runs: list[dict[str, Any]], second: float) -> list[float]:
+    """The bits per dimension of each seed, seen nearest to that second."""
+    seen = [zip(run["seconds"], run["bits"]) for run in runs]
+    return [min(pairs, key=lambda pair: abs(pair[0] - second))[1] for pairs in seen]
 
 
-def draw(curves: dict[str, dict[str, Any]], budget: float, path: str | Path) -> None:
-    """One line a model, in colours for light and dark pages."""
+def draw(curves: dict[str, list[dict[str, Any]]], budget: float, path: str | Path) -> None:
+    """Means and spread over seeds, in colours for light and dark pages."""
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axis = figure.subplots()
-    for (name, curve), color in zip(curves.items(), COLOURS):
-        label = f"{name}: {curve['bits'][-1]:.2f}"
-        axis.plot(curve["seconds"], curve["bits"], color=color, lw=2.4, label=label)
+    seconds = [budget * (point + 1) / POINTS for point in range(POINTS)]
+    for (name, runs), color in zip(curves.items(), COLOURS):
+        bits = [at(runs, second) for second in seconds]
+        label = f"{name}: {mean(bits[-1]):.2f}"
+        axis.plot(seconds, [mean(b) for b in bits], color=color, lw=2.4, label=label)
+        spread = [[least(b) for b in bits] for least in (min, max)]
+        axis.fill_between(seconds, *spread, color=color, alpha=0.25, lw=0)
     grey = "#808080"
-    axis.set_ylim(top=max(at(curve, budget / 10) for curve in curves.values()))
+    axis.set_ylim(top=max(mean(at(runs, budget / 10)) for runs in curves.values()))
     axis.set_xlabel("seconds of training on one CPU core", color=grey)
     axis.set_ylabel("bits per dimension", color=grey)
     axis.tick_params(colors=grey)
@@ -94,28 +100,32 @@ def main() -> None:
     parser = fitting_parser(__doc__, budget=120)
     parser.add_argument("--picture", default=PICTURE, help="where to draw the curves")
     arguments = parser.parse_args()
+    budget = arguments.budget
     runs = Runs(arguments.json)
-    seed = arguments.seeds[0]
     curves = {
-        name: runs(
-            f"{name} | lr {rate} | {arguments.budget:g} s | seed {seed}",
-            partial(Watched().curve, name, arguments.budget, seed),
-        )
+        name: [
+            runs(
+                f"{name} | lr {rate} | {budget:g} s | seed {seed}",
+                partial(Watched().curve, name, budget, seed),
+            )
+            for seed in arguments.seeds
+        ]
         for name, rate in LEARNING_RATES.items()
     }
-    quarters = [share * arguments.budget / 4 for share in (1, 2, 3, 4)]
+    quarters = [share * budget / 4 for share in (1, 2, 3, 4)]
     print_table(
         [
             {
                 "model": name,
-                "parameters": f"{curve['parameters']:,}",
-                "steps": curve["steps"],
-                **{f"after {second:g} s": f"{at(curve, second):.3f}" for second in quarters},
+                "parameters": f"{rows[0]['parameters']:,}",
+                "steps": round(mean(row["steps"] for row in rows)),
+                **{f"after {s:g} s": f"{mean(at(rows, s)):.3f}" for s in quarters},
+                "over seeds": " to ".join(f"{f(at(rows, budget)):.3f}" for f in (min, max)),
             }
-            for name, curve in curves.items()
+            for name, rows in curves.items()
         ]
     )
-    draw(curves, arguments.budget, arguments.picture)
+    draw(curves, budget, arguments.picture)
 
 
 if __name__ == "__main__":

@@ -42,21 +42,17 @@ def test_pages(page, tmp_path, monkeypatch):
         exec(compile(block, str(page), "exec"), namespace)
 
 
-@pytest.mark.slow
-def test_the_pictures_of_concepts_are_drawn(tmp_path):
-    script = runpy.run_path(str(ROOT / "docs" / "draw_concepts.py"))
-    script["save"].__globals__["IMAGES"] = tmp_path
-    script["main"]()
-    shown = "".join(page.read_text() for page in PAGES)
-    for picture in tmp_path.iterdir():
-        assert (ROOT / "docs" / "images" / picture.name).exists()
-        assert f"images/{picture.name}" in shown
-
-
 def test_the_page_shows_the_function_that_was_measured():
     posterior = pytest.importorskip("posterior")
     page = (ROOT / "docs" / "bridges.md").read_text()
     assert inspect.getsource(posterior.spline_flow) in page
+
+
+def test_every_public_name_has_an_example():
+    for name in mb.__all__:
+        public = getattr(mb, name)
+        if callable(public):
+            assert ">>>" in (public.__doc__ or ""), name
 
 
 def anchors(page):
@@ -90,8 +86,12 @@ def test_the_reference_has_every_public_name(name):
             assert places & documented, public
 
 
-def test_every_public_name_has_an_example():
-    for name in mb.__all__:
-        public = getattr(mb, name)
-        if callable(public):
-            assert ">>>" in (public.__doc__ or ""), name
+@pytest.mark.slow
+def test_the_pictures_of_concepts_are_drawn(tmp_path):
+    script = runpy.run_path(str(ROOT / "docs" / "draw_concepts.py"))
+    script["save"].__globals__["IMAGES"] = tmp_path
+    script["main"]()
+    shown = "".join(page.read_text() for page in PAGES)
+    for picture in tmp_path.iterdir():
+        assert (ROOT / "docs" / "images" / picture.name).exists()
+        assert f"images/{picture.name}" in shown
