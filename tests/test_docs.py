@@ -95,3 +95,12 @@ def test_the_pictures_of_concepts_are_drawn(tmp_path):
     for picture in tmp_path.iterdir():
         assert (ROOT / "docs" / "images" / picture.name).exists()
         assert f"images/{picture.name}" in shown
+
+
+def test_the_tests_that_show_guarantees_exist():
+    page = (ROOT / "docs" / "numerics.md").read_text()
+    battery = (ROOT / "tests" / "test_battery.py").read_text()
+    names = re.findall(r"`(test_\w+)(\.py)?`", page)
+    assert len(names) > 20
+    for name, file in names:
+        assert (ROOT / "tests" / f"{name}.py").exists() if file else f"def {name}(" in battery
