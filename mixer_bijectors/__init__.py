@@ -40,7 +40,14 @@ from .running import (
     reversible,
 )
 from .testing import check_bijection
-from .univariate import Additive, Affine, MonotoneBSpline, RationalQuadratic, SigmoidAffine
+from .univariate import (
+    Additive,
+    Affine,
+    Inverse,
+    MonotoneBSpline,
+    RationalQuadratic,
+    SigmoidAffine,
+)
 
 __version__ = "0.2.0"
 
@@ -75,6 +82,7 @@ __all__ = [
     "Guidance",
     "HybridClassifier",
     "ImageFlow",
+    "Inverse",
     "Jet",
     "KANLayer",
     "LULinear",

@@ -80,6 +80,7 @@ UNIVARIATES: dict[str, Univariate] = {
     "circular": mb.RationalQuadratic(num_bins=4, circular=True),
     "softplus": mb.RationalQuadratic(num_bins=4, slopes="softplus"),
     "bspline": mb.MonotoneBSpline(),
+    "inverse": mb.Inverse(mb.RationalQuadratic(num_bins=4)),
 }
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mb.nets.ResidualMLP, "kan": mb.nets.KAN}
 # Each univariate and each net, with and without context, though not every combination.

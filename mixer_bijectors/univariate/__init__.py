@@ -3,11 +3,13 @@
 from .affine import Additive, Affine, SigmoidAffine
 from .base import Univariate
 from .bspline import MonotoneBSpline
+from .inverse import Inverse
 from .rational_quadratic import RationalQuadratic
 
 __all__ = [
     "Additive",
     "Affine",
+    "Inverse",
     "MonotoneBSpline",
     "RationalQuadratic",
     "SigmoidAffine",
