@@ -1,32 +1,33 @@
-"""MixerFlows with different inner flows at equal wall clock, on photographs and on digits.
+"""MixerFlows with different inner flows at equal cost, on photographs and on digits.
 
 Photographs at 32 x 32 as in density.py (every fourth test patch, as exact traces take long),
 and the digits of scikit-learn at 8 x 8, split at random once into 1200 for training, 300 for
-validation and 297 for testing. One model for each inner flow, two layers each; the learning
-rate of each is the best of three by validation bits per dimension after a short run.
+validation and 297 for testing. One model for each inner flow, two layers each, on one core, of
+which only the time of the process counts; learning rates are searched as in `image_sets.py`,
+until the best of the short runs is neither the largest nor the smallest.
 
     python benchmarks/flow_layers.py --budget 60 --json flow_layers.json
+
+`--only` picks data. Runs that the JSON file already holds are not run again.
 """
 
-import argparse
-import json
 import math
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import normflows as nf
 import torch
-from common import print_table, write_json
-from density import BATCH, Experiment
+from common import Runs, fitting_parser, print_table
+from density import BATCH
+from embeddings import OneCore
+from image_sets import best_runs
 from sklearn.datasets import load_digits
 from torch import Tensor
 
 import mixer_bijectors as mb
 
-LEARNING_RATES = (2e-3, 6e-3, 1.6e-2)
 PRESETS: dict[str, Callable[..., mb.MixerFlow]] = {
     "affine": partial(mb.presets.affine, hidden_features=48, num_blocks=1),
     "spline": partial(mb.presets.spline, hidden_features=48, num_blocks=1),
@@ -38,7 +39,7 @@ PRESETS: dict[str, Callable[..., mb.MixerFlow]] = {
 }
 
 
-class Photos(Experiment):
+class Photos(OneCore):
     """Photographs, with fewer test patches."""
 
     patch_size = 4
@@ -49,7 +50,7 @@ class Photos(Experiment):
         self.splits["test"] = self.splits["test"][::4]
 
 
-class Digits(Experiment):
+class Digits(OneCore):
     """Digits of 17 levels."""
 
     shape = (1, 8, 8)
@@ -74,17 +75,17 @@ class Digits(Experiment):
 
 
 def run(
-    data: Experiment, name: str, learning_rate: float, budget: float, split: str
+    data: Photos | Digits, name: str, rate: float, budget: float, seed: int, split: str
 ) -> dict[str, Any]:
-    torch.manual_seed(0)
-    model = PRESETS[name](data.shape, data.patch_size, 2, shift_every=2)  # type: ignore[attr-defined]
+    torch.manual_seed(seed)
+    model = PRESETS[name](data.shape, data.patch_size, 2, shift_every=2)
     # Power iterations keep the Lipschitz constants of residual flows below one.
     after_step = partial(nf.utils.update_lipschitz, model, 5) if name == "residual" else int
-    steps, seconds = data.fit(model, learning_rate, budget, after_step=after_step)
+    steps, seconds = data.fit(model, rate, budget, after_step=after_step)
     bits = data.evaluate(model, split)
     result = {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "learning rate": learning_rate,
+        "learning rate": rate,
         "steps": steps,
         "s/step": seconds,
         "bits/dim": bits if math.isfinite(bits) else math.inf,
@@ -98,44 +99,33 @@ def run(
     return result
 
 
+DATA: dict[str, Callable[[], Photos | Digits]] = {"photos": Photos, "digits": Digits}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--budget", type=float, default=60, help="seconds for each run")
-    parser.add_argument("--search", type=float, help="seconds for each try of a learning rate")
-    parser.add_argument("--json", help="keep runs in this file, and go on from it")
+    parser = fitting_parser(__doc__, budget=60)
+    parser.add_argument("--only", nargs="+", default=list(DATA), help="data to run on")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     search = arguments.search or arguments.budget / 5
-
-    runs: dict[str, dict[str, Any]] = {}
-    if arguments.json and Path(arguments.json).exists():
-        runs = json.loads(Path(arguments.json).read_text())
-
-    datasets = {"photos": Photos(), "digits": Digits()}
+    runs = Runs(arguments.json)
 
     def cached(
-        data_name: str, name: str, rate: float, budget: float, split: str
+        data: Photos | Digits, place: str, rate: float, budget: float, seed: int, split: str
     ) -> dict[str, Any]:
-        key = f"{data_name} | {name} | {split} | lr {rate} | {budget:g} s"
-        if key not in runs:
-            runs[key] = run(datasets[data_name], name, rate, budget, split)
-            print(key, runs[key], flush=True)
-            write_json(arguments.json, runs)
-        return runs[key]
+        key = f"{place} | {split} | lr {rate:g} | {budget:g} s | seed {seed}"
+        name = place.split(" | ")[1]
+        return runs(key, partial(run, data, name, rate, budget, seed, split))
 
     rows = []
-    for data_name in datasets:
+    for where in arguments.only:
+        data = DATA[where]()
         for name in PRESETS:
-            tries = {
-                rate: cached(data_name, name, rate, search, "val")["bits/dim"]
-                for rate in LEARNING_RATES
-            }
-            for rate in sorted(LEARNING_RATES, key=tries.__getitem__):
-                result = cached(data_name, name, rate, arguments.budget, "test")
-                if result["bits/dim"] < tries[rate]:  # otherwise it has diverged
-                    break
+            tried = partial(cached, data, f"{where} | {name}")
+            result = best_runs(tried, search, arguments.budget, [0])[0]
             rows.append(
                 {
-                    "data": data_name,
+                    "data": where,
                     "inner flow": name,
                     "parameters": f"{result['parameters']:,}",
                     "learning rate": f"{result['learning rate']:g}",
