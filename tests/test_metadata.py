@@ -1,5 +1,6 @@
 """Files of metadata beside images."""
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -97,6 +98,13 @@ def test_paths_in_metadata_may_be_whole_or_start_with_a_dot(tmp_path):
     assert read(everything(tmp_path)) == ([0, 1], [2, 5])
 
 
+def test_names_in_the_index_of_a_parquet_file(tmp_path):
+    make(tmp_path, "a.png", "b.png")
+    table = pd.DataFrame({"file_name": ["b.png", "a.png"], "label": [3, 1]})
+    table.set_index("file_name").to_parquet(tmp_path / "metadata.parquet")
+    assert read(everything(tmp_path)) == ([1, 0], [3, 1])
+
+
 def test_labels_in_one_of_two_files_of_metadata(tmp_path):
     make(tmp_path, "a.png", "b.png")
     (tmp_path / "metadata.csv").write_text("file_name,label\na.png,1\nb.png,0\n")
@@ -149,3 +157,10 @@ def test_metadata_that_is_wrong(text, message, tmp_path):
     with pytest.raises(DataError, match=message) as caught:
         everything(tmp_path / "data").setup("fit")
     assert str(tmp_path) in str(caught.value)
+
+
+def test_a_list_in_place_of_lines(tmp_path):
+    make(tmp_path, "a.png")
+    (tmp_path / "metadata.jsonl").write_text('[{"file_name": "a.png"}]')
+    with pytest.raises(DataError, match="name it so, write one object a line, or move"):
+        everything(tmp_path).setup("fit")

@@ -13,6 +13,9 @@ from .tree import Tree
 
 __all__ = ["read_metadata"]
 
+# What a file may be whose columns are not found.
+_HINTS = {".csv": "separate columns by commas, ", ".jsonl": "write one object a line, "}
+
 
 def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
     """The row of each image in the files of metadata, and the labels of the rows."""
@@ -26,12 +29,12 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
         ".jsonl": lambda path: pd.read_json(
             path, lines=True, dtype=False, encoding="utf-8-sig"
         ),
-        ".parquet": pd.read_parquet,
+        ".parquet": _read_parquet,
     }
     # Systems and programs differ in how they compose letters with accents.
     known = {unicodedata.normalize("NFC", path): path for path in tree.images}
     known |= {path: path for path in tree.images}
-    root = os.path.abspath(tree.root)
+    root = os.path.join(os.path.abspath(tree.root), "")  # of whole paths
     tables = []
     for name in tree.metadata:
         path = os.path.join(tree.root, name)
@@ -48,12 +51,10 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
         # The column of this name first, whatever masks or depths there are beside.
         files.sort(key=lambda column: column != "file_name")
         if not files:
-            how = "separate columns by commas"
-            if name.endswith(".jsonl"):
-                how = "write one object a line"
+            how = _HINTS.get(os.path.splitext(name)[1], "")
             raise DataError(
                 f"{printable(path)} has no column file_name of its images, but "
-                f"{some([str(c) for c in table])}; name it so, {how}, or move the file away"
+                f"{some([str(c) for c in table])}; name it so, {how}or move the file away"
             )
         if table[files[0]].isna().any():
             row = int(table[files[0]].isna().to_numpy().argmax())
@@ -63,7 +64,7 @@ def read_metadata(tree: Tree) -> tuple[dict[str, int], Labels | None]:
             )
         folder = os.path.dirname(name)
         given = [os.path.normpath(os.path.join(folder, str(file))) for file in table[files[0]]]
-        given = [os.path.relpath(file, root) if os.path.isabs(file) else file for file in given]
+        given = [file.removeprefix(root) for file in given]
         table["path"] = [
             known.get(path) or known.get(unicodedata.normalize("NFC", path), path)
             for path in given
@@ -111,3 +112,11 @@ def _read_csv(path: str) -> Any:
     if names.duplicated().any():
         raise ValueError(f"two columns are {names[names.duplicated()].iloc[0]}; rename one")
     return pd.read_csv(path, dtype={"file_name": str})
+
+
+def _read_parquet(path: str) -> Any:
+    import pyarrow.parquet as pq
+
+    # Without what pandas wrote of its own, which would make an index of the file names.
+    with open(path, "rb") as file:
+        return pq.ParquetFile(file).read().to_pandas(ignore_metadata=True)
