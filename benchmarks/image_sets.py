@@ -55,6 +55,7 @@ class Watched(Experiment):
             now = self.clock()
             if now - start >= budget * 2 ** ((len(curve) - READINGS) / 2):
                 curve.append((now - start, self.evaluate(model, "some of val")))
+                print("{:.0f} s: {:.3f} bits/dim of validation".format(*curve[-1]), flush=True)
                 self.paused += self.clock() - now
 
         return *self.fit(model, learning_rate, budget, after_step=read), curve

@@ -28,14 +28,15 @@ SNAPSHOTS, SPREAD = 256, 40.0
 
 
 class MAF(nf.NormalizingFlow):
-    """Masked autoregressive flow of flattened pixels, reversed in between."""
+    """Masked autoregressive flow of flattened pixels, normalised and reversed in between."""
 
     def __init__(self, num_layers: int = 3, hidden_features: int = 256) -> None:
         features = 3 * SIZE**2
         flows = []
         for _ in range(num_layers):
             layer = nf.flows.MaskedAffineAutoregressive(features, hidden_features)
-            flows += [nf.flows.Reverse(layer), nf.flows.Permute(features, "swap")]
+            flows += [nf.flows.Permute(features, "swap"), nf.flows.Reverse(layer)]
+            flows += [nf.flows.ActNorm((features,))]
         super().__init__(nf.distributions.DiagGaussian(features), flows)
 
     def log_prob(self, x: Tensor) -> Tensor:
