@@ -5,7 +5,7 @@ Needs the extra `hub`.
 
 import inspect
 import json
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,8 @@ def _encode(model: str, name: str, value: Any) -> Any:
     """An argument as JSON can hold it."""
     kind = type(value).__name__
     if kind in univariate.__all__:
-        return {"univariate": kind, **asdict(value)}
+        options = {f.name: _encode(model, name, getattr(value, f.name)) for f in fields(value)}
+        return {"univariate": kind, **options}
     try:
         return json.loads(json.dumps(value))
     except TypeError as error:
@@ -154,7 +155,7 @@ def _encode(model: str, name: str, value: Any) -> Any:
 def _decode(value: Any) -> Any:
     """The argument of its JSON."""
     if isinstance(value, dict) and value.get("univariate") in univariate.__all__:
-        options = dict(value)
+        options = {key: _decode(option) for key, option in value.items()}
         return getattr(univariate, options.pop("univariate"))(**options)
     return value
 

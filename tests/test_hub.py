@@ -18,6 +18,9 @@ MODELS = {
     "MixerFlow-classes": lambda: hub.MixerFlow(
         (1, 4, 4), 2, 1, hidden_features=8, num_classes=3
     ),
+    "MixerFlow-inverse": lambda: hub.MixerFlow(
+        (1, 4, 4), 2, 1, hidden_features=8, univariate=mb.Inverse(SPLINE)
+    ),
     "TarFlow": lambda: hub.TarFlow(
         (1, 8, 8), 4, channels=16, num_blocks=2, layers_per_block=1, head_dim=8
     ),

@@ -34,5 +34,5 @@ def test_twice_is_the_bijection_itself():
 
 @pytest.mark.parametrize("wrong", [mb.RationalQuadratic, "spline", None])
 def test_refuses_what_is_no_bijection(wrong):
-    with pytest.raises(TypeError, match="Inverse: univariate must be a bijection"):
+    with pytest.raises(TypeError, match="Inverse: bijection must be a univariate one"):
         mb.Inverse(wrong)

@@ -19,12 +19,12 @@ class Inverse(Univariate):
     layer is theirs; on two moons it learns better in autoregressive layers.
 
     Args:
-        univariate: the bijection :math:`f`.
+        bijection: the bijection :math:`f`, any of the univariate ones.
 
     Shapes: x (...), params (..., num_params), y and log|dy/dx| (...).
 
     Raises:
-        TypeError: `univariate` is not an instance of `Univariate`.
+        TypeError: `bijection` is not an instance of `Univariate`.
 
     References:
         Durkan et al., Neural spline flows, 2019, section 3.1 (https://arxiv.org/abs/1906.04032)
@@ -36,26 +36,26 @@ class Inverse(Univariate):
         True
     """
 
-    univariate: Univariate
+    bijection: Univariate
 
     def __post_init__(self) -> None:
-        if not isinstance(self.univariate, Univariate):
+        if not isinstance(self.bijection, Univariate):
             raise TypeError(
-                "Inverse: univariate must be a bijection, such as RationalQuadratic(), got "
-                f"{self.univariate!r}"
+                "Inverse: bijection must be a univariate one, such as RationalQuadratic(), got "
+                f"{self.bijection!r}"
             )
 
     @property
     def num_params(self) -> int:
         """Number of parameters of one bijection."""
-        return self.univariate.num_params
+        return self.bijection.num_params
 
     def transform(self, x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         """Map `x`, or map it back."""
-        return self.univariate.transform(x, params, not inverse)
+        return self.bijection.transform(x, params, not inverse)
 
     def pull_back(
         self, y: Tensor, params: Tensor, inverse: bool, grad_y: Tensor, grad_log: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The `x` that leads to `y`, and gradients there, as the bijection finds them."""
-        return self.univariate.pull_back(y, params, not inverse, grad_y, grad_log)
+        return self.bijection.pull_back(y, params, not inverse, grad_y, grad_log)
