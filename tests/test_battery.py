@@ -94,6 +94,8 @@ def test_compiles_to_one_graph(case, device, direction, backend):
 def test_one_graph_serves_all_batch_sizes(case, device, direction):
     """In one compiled graph of symbolic sizes, gradients included: the first batch's."""
     skip_adaptive(case)
+    if case.context_features and case.rounding:
+        pytest.skip("to a compiler, context is one more input of the net")
     layer = case.build(torch.float32, device)
     if isinstance(layer, mb.ReversibleChain):
         pytest.skip("its passes with gradients are no part of a graph")
