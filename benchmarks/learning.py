@@ -5,7 +5,7 @@ best: the deeper Glow diverges at that of the others. Every few seconds a model 
 validation patches, while the clock, which is that of the process, stands. Writes the picture,
 and the numbers as JSON:
 
-    OMP_NUM_THREADS=1 python benchmarks/learning.py --seeds 0 1 --json learning.json
+    OMP_NUM_THREADS=1 python benchmarks/learning.py --seeds 0 1 2 --json learning.json
 
 With a JSON file that holds the runs it only draws.
 """
