@@ -80,8 +80,8 @@ def draw(curves: dict[str, list[dict[str, Any]]], budget: float, path: str | Pat
         bits = [at(runs, second) for second in seconds]
         label = f"{name}: {mean(bits[-1]):.2f}"
         axis.plot(seconds, [mean(b) for b in bits], color=color, lw=2.4, label=label)
-        spread = [[least(b) for b in bits] for least in (min, max)]
-        axis.fill_between(seconds, *spread, color=color, alpha=0.25, lw=0)
+        low, high = [min(b) for b in bits], [max(b) for b in bits]
+        axis.fill_between(seconds, low, high, color=color, alpha=0.25, lw=0)
     grey = "#808080"
     axis.set_ylim(top=max(mean(at(runs, budget / 10)) for runs in curves.values()))
     axis.set_xlabel("seconds of training on one CPU core", color=grey)
