@@ -5,7 +5,7 @@ best: the deeper Glow diverges at that of the others. Every few seconds a model 
 validation patches, while the clock, which is that of the process, stands. Writes the picture,
 and the numbers as JSON:
 
-    OMP_NUM_THREADS=1 python benchmarks/learning.py --seeds 0 1 --json learning.json
+    OMP_NUM_THREADS=1 python benchmarks/learning.py --seeds 0 1 2 --json learning.json
 
 With a JSON file that holds the runs it only draws.
 """
@@ -80,7 +80,7 @@ def draw(curves: dict[str, list[dict[str, Any]]], budget: float, path: str | Pat
         bits = [at(runs, second) for second in seconds]
         label = f"{name}: {mean(bits[-1]):.2f}"
         axis.plot(seconds, [mean(b) for b in bits], color=color, lw=2.4, label=label)
-        low, high = ([least(b) for b in bits] for least in (min, max))
+        low, high = [min(b) for b in bits], [max(b) for b in bits]
         axis.fill_between(seconds, low, high, color=color, alpha=0.25, lw=0)
     grey = "#808080"
     axis.set_ylim(top=max(mean(at(runs, budget / 10)) for runs in curves.values()))
