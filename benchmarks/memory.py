@@ -137,11 +137,11 @@ def step(model: nn.Module, x: Tensor) -> None:
     (-log_prob(model, x).mean()).backward()
 
 
-def changed(model: nn.Module, way: str) -> nn.Module:
+def changed(model: nn.Module, way: str, keep_every: int | None = None) -> nn.Module:
     """A copy of the model that trains in one of the ways."""
     model = copy.deepcopy(model)
     if way == "reversible":
-        return mb.reversible(model)
+        return mb.reversible(model, keep_every=keep_every)
     if way == "checkpointing":
         for layer in layers_of(model):
             name = "forward" if isinstance(layer, nt.Transform) else "inverse"
@@ -197,13 +197,20 @@ def seconds(models: dict[str, nn.Module], x: Tensor, repeats: int) -> dict[str, 
     return {way: median(values) for way, values in times.items()}
 
 
-def measure(name: str, make: Make, depth: int, shape: tuple[int, ...], repeats: int) -> Any:
+def measure(
+    name: str,
+    make: Make,
+    depth: int,
+    shape: tuple[int, ...],
+    repeats: int,
+    keep_every: int | None,
+) -> Any:
     torch.manual_seed(0)
     x = 2 * torch.rand(shape) - 1
     model = make(depth)
     with torch.no_grad():
         log_prob(model, x)  # ActNorm sees its first batch
-    models = {way: changed(model, way) for way in WAYS}
+    models = {way: changed(model, way, keep_every) for way in WAYS}
     peaks = {way: peak_bytes(models[way], x) for way in WAYS}
     resident = {way: resident_growth(models[way], x) for way in WAYS}
     times = seconds(models, x, repeats)
@@ -296,6 +303,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="start of names of models", default=[""])
     parser.add_argument("--layers", type=int, nargs="+", help="depths in place of the default")
     parser.add_argument("--trained", type=int, help="compare after so many steps instead")
+    parser.add_argument("--keep-every", type=int, help="of reversible models, in steps")
     parser.add_argument(
         "--largest", action="store_true", help="estimate the largest image alone"
     )
@@ -312,7 +320,9 @@ def main() -> None:
             if options.trained:
                 rows.append(after_training(name, make, depth, shape, options.trained))
             else:
-                rows.append(measure(name, make, depth, shape, options.repeats))
+                rows.append(
+                    measure(name, make, depth, shape, options.repeats, options.keep_every)
+                )
             print(rows[-1], flush=True)
     if rows:
         print_table(rows)

@@ -7,6 +7,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,8 +23,10 @@ __all__ = [
     "all_parameters",
     "all_tensors",
     "child_modules",
+    "compile_package",
     "constant_in_graphs",
     "elementwise_inverse",
+    "finds_cpp_compiler",
     "flows_of_composite",
     "has_hooks",
     "hook_tables",
@@ -56,6 +59,28 @@ def constant_in_graphs(function: _Function) -> _Function:
 def uncompiled(module: Any) -> Any:
     """The module that `torch.compile` was called with; any other module is returned."""
     return getattr(module, "_orig_mod", module)
+
+
+def finds_cpp_compiler() -> bool:
+    """Whether `torch.compile` and AOTInductor find a C++ compiler on this machine."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return bool(get_cpp_compiler())
+    except InvalidCxxCompiler:
+        return False
+
+
+def compile_package(
+    program: torch.export.ExportedProgram, path: Path, about: dict[str, str]
+) -> None:
+    """Compile an exported program to a package of AOTInductor, with text as its metadata."""
+    from torch._inductor import aoti_compile_and_package
+
+    aoti_compile_and_package(
+        program, package_path=str(path), inductor_configs={"aot_inductor.metadata": about}
+    )
 
 
 def is_function_transformed(x: Tensor) -> bool:

@@ -435,6 +435,18 @@ def test_densities_and_samples_are_one_graph(name):
     assert graphs.frame_count == 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("accelerated_first", [True, False])
+def test_a_model_that_has_seen_one_batch_compiles_to_one_graph(accelerated_first):
+    make, event = MODELS["Glow"]
+    model, x = make(), torch.randn(6, *event)
+    steps = [mb.accelerate, lambda model: model.log_prob(x, None)]
+    for step in steps if accelerated_first else reversed(steps):
+        step(model)
+    compiled = torch.compile(model.log_prob, fullgraph=True, backend="eager")
+    assert_close(compiled(x, None), model.log_prob(x, None))
+
+
 @pytest.fixture
 def compilations(monkeypatch):
     """The functions that are compiled, which then run as they are."""

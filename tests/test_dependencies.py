@@ -264,3 +264,14 @@ def test_normflows_and_nflows_call_what_accelerate_replaces(faster, name):
 def test_normflows_and_nflows_have_the_methods_that_accelerate_compiles(faster):
     assert faster.directions.keys() == faster.known.keys()
     assert all(map(inspect.isfunction, sum(faster.known.values(), ())))
+
+
+def test_torch_says_whether_there_is_a_compiler(monkeypatch):
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
+    assert not _dependencies.finds_cpp_compiler()
+
+
+def test_torch_packages_programs_with_metadata():
+    parameters = inspect.signature(torch._inductor.aoti_compile_and_package).parameters
+    assert {"package_path", "inductor_configs"} <= parameters.keys()
+    assert torch._inductor.config.aot_inductor.metadata == {}

@@ -220,11 +220,12 @@ class ImageFlow(DensityModel, TargetDivergences):
         states: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Images of latents, and log_det; `states` gets what comes out of each flow."""
-        name, known = type(self).__name__, self.sampling_options
-        if unknown := [option for option in options if option not in known]:
+        name = type(self).__name__
+        # What layers declare is looked up for options alone: in a compiler it takes long.
+        if unknown := [option for option in options if option not in self.sampling_options]:
             raise TypeError(
                 f"{name}: sampling has no option {unknown[0]} here; the options of its layers "
-                f"are {', '.join(known) or 'none'}"
+                f"are {', '.join(self.sampling_options) or 'none'}"
             )
         check_input(name, z, *self.latent_shape)
         context = self._context(labels, z)

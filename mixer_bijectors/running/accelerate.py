@@ -66,6 +66,7 @@ def accelerate(model: _Module, *, compile: bool = False) -> _Module:
 
     layers = (*faster_splines.LAYERS, *faster_linear.LAYERS)
     found = sum(exchange(module, faster) for module in model.modules() for faster in layers)
+    faster_linear.look_at_flags(model)
     if compile:
         found += compile_models(model)
     if not found:

@@ -2,7 +2,7 @@
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from nflows.transforms import lu as nflows_lu
@@ -12,9 +12,10 @@ from normflows.flows import normalization as normflows_normalization
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._checks import has_values
 from .exchange import Faster
 
-__all__ = ["LAYERS", "awaits_first_batch"]
+__all__ = ["LAYERS", "awaits_first_batch", "look_at_flags"]
 
 
 class TriangularLinear(Faster):
@@ -83,11 +84,14 @@ class _FirstBatch(Faster):
 
     _started = False
     state = ("_started",)
+    flag: ClassVar[str]
 
-    def _starts(self: Any, flag: Tensor) -> bool:
+    def look(self) -> bool:
+        """Whether the first batch has come, by a look at the flag if it was not set before."""
         if not self._started:
-            self._started = bool(flag)
-        return not self._started
+            flag = getattr(self, self.flag)
+            self._started = has_values(flag) and bool(flag)
+        return self._started
 
     @property
     def awaits_first_batch(self) -> bool:
@@ -103,6 +107,7 @@ class NflowsActNorm(_FirstBatch):
     """`ActNorm` of nflows, whose `inverse` looks at no flag."""
 
     known = {"forward": (nflows_normalization.ActNorm.forward,)}
+    flag = "initialized"
 
     @property
     def awaits_first_batch(self: Any) -> bool:
@@ -111,8 +116,10 @@ class NflowsActNorm(_FirstBatch):
 
     def forward(self: Any, inputs: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         unusual = inputs.dim() not in (2, 4)
-        if unusual or (self.training and self._starts(self.initialized)):
-            return super().forward(inputs, context)  # type: ignore[misc]
+        if unusual or (self.training and not self.look()):
+            result = super().forward(inputs, context)  # type: ignore[misc]
+            self.look()
+            return result
         log_scale, shift = self.log_scale, self.shift
         scale, log_det = log_scale.exp(), log_scale.sum()
         if inputs.dim() == 4:
@@ -128,21 +135,33 @@ class NormflowsActNorm(_FirstBatch):
         name: (getattr(normflows_normalization.ActNorm, name),)
         for name in ("forward", "inverse")
     }
+    flag = "data_dep_init_done"
 
     def forward(self: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-        if self._starts(self.data_dep_init_done):
-            return super().forward(z)  # type: ignore[misc]
+        if not self.look():
+            result = super().forward(z)  # type: ignore[misc]
+            self.look()
+            return result
         scale = self.s
         return torch.addcmul(self.t, z, scale.exp()), self._repeats(z) * scale.sum()
 
     def inverse(self: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-        if self._starts(self.data_dep_init_done):
-            return super().inverse(z)  # type: ignore[misc]
+        if not self.look():
+            result = super().inverse(z)  # type: ignore[misc]
+            self.look()
+            return result
         scale = self.s
         return (z - self.t) * (-scale).exp(), -self._repeats(z) * scale.sum()
 
     def _repeats(self: Any, z: Tensor) -> int:
         return math.prod([z.shape[axis] for axis in self.batch_dims[1:]])
+
+
+def look_at_flags(model: nn.Module) -> None:
+    """Read once whether the first batch has come, so that a graph begins with the next pass."""
+    for module in model.modules():
+        if isinstance(module, _FirstBatch):
+            module.look()
 
 
 def awaits_first_batch(model: nn.Module) -> bool:
