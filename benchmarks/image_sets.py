@@ -62,7 +62,7 @@ class Watched(Experiment):
 
 
 class WatchedImages(Watched, ImageExperiment):
-    """The same with the images of a dataset."""
+    """Training, validation and test images of a dataset, in place of photographs."""
 
 
 def train(

@@ -1,4 +1,4 @@
-"""How fast models learn photographs: bits per dimension over the seconds of training.
+"""Speed at which models learn photographs: bits per dimension over the seconds of training.
 
 The rows, data and optimiser of `density.py`, at the learning rates with which its rows end
 best: the deeper Glow diverges at that of the others. Every few seconds a model is evaluated on

@@ -187,7 +187,7 @@ def check_declared(name: str, shape: Sequence[int | None] | None) -> Shape | Non
 
 
 def split_result(name: str, x: Tensor, result: Any) -> tuple[Tensor, Any]:
-    """What a method of a flow returned, as the tensor and its log-determinant.
+    """The tensor and the log-determinant that a method of a flow returned.
 
     Raises:
         TypeError: it returned something else than such a pair.

@@ -32,7 +32,7 @@ class HalvesCoupling(Bijection):
         raise NotImplementedError
 
     def params(self, kept: Tensor, like: Tensor, context: Tensor | None) -> Tensor:
-        """What the net computes of the half that stays, (..., num_params).
+        """Parameters that the net computes from the half that stays, (..., num_params).
 
         Args:
             kept: the half that stays.

@@ -57,7 +57,7 @@ class Lift(Bijection):
         return vectors.unflatten(0, leading).movedim(-1, self.axis)
 
     def copies(self, x: Tensor) -> int:
-        """How many vectors a sample has."""
+        """Number of vectors in a sample."""
         sizes = x.movedim(self.axis, -1).shape[1:-1]
         return prod(sizes)  # numel() would turn symbols into numbers
 

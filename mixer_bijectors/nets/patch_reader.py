@@ -93,7 +93,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _views(layer: Any, cache: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """What reading a patch takes of a layer and of its cache, each looked up once."""
+    """The parts of a layer and of its cache that reading a patch needs, looked up once."""
     attention, (norm, up, activation, down) = layer.attention, layer.mlp
     slots = cache.transpose(0, 1).split(1, 3)
     return (

@@ -71,7 +71,7 @@ class PullBack:
         grad_y: Tensor,
         grad_log_det: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """What a call of it does, for any layer."""
+        """Input of any layer and its gradient, by autograd, as a call of this class."""
         conditioners = Conditioners((layer,))
         with torch.no_grad(), conditioners.recorded():
             x, _ = apply_flow(layer, y, context, inverse=not self.inverse)

@@ -27,7 +27,7 @@ class Predict(Protocol):
         """
 
     def by_patch(self) -> PredictNext:
-        """The same for one patch at a time, faster."""
+        """Parameters of one patch from those before it, faster than in a window of one."""
 
     def keep(self, rows: Tensor) -> None:
         """Drop the sequences that are not in `rows`."""

@@ -16,7 +16,8 @@ class Inverse(Univariate):
     Layers apply their univariate from latent to data. normflows, nflows and zuko apply the
     formula of a rational-quadratic spline from data to latent, which is not the same family of
     densities, since the inverse of such a spline is none. `Inverse(RationalQuadratic())` in a
-    layer is theirs; on two moons it learns better in autoregressive layers.
+    layer is the spline layer of these libraries; on two moons it learns better in
+    autoregressive layers.
 
     Args:
         bijection: the bijection :math:`f`, any of the univariate ones.
