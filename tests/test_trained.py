@@ -12,6 +12,12 @@ from tiny_runs import fit, make_flow
 from mixer_bijectors.train import DensityEstimation, Digits, RunError, load, load_checkpoint
 
 
+def test_its_picture_fits_on_a_screen(run):
+    picture = repr(load(run))
+    assert "MixerFlow" in picture and str(run) in picture
+    assert len(picture.splitlines()) < 40
+
+
 @pytest.mark.parametrize("form", ["run", "all runs", "checkpoint", "exported"])
 def test_a_trained_run_loads_in_one_line(form, run, model, tmp_path):
     """From its folder, or from a file alone wherever it lies."""

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ class TrainedModel:
     """
 
     model: Any
-    module: DensityEstimation
+    module: DensityEstimation = field(repr=False)
     classes: tuple[str, ...] | None
     data: dict[str, Any] | None
-    config: dict[str, Any]
+    config: dict[str, Any] = field(repr=False)
     path: Path
 
     def label(self, name: str) -> int:

@@ -79,6 +79,7 @@ def score(
             for name in ("bits_per_dim", "ratio", "typicality"):
                 print(f"AUROC by {name} {auroc(inside[name], outside[name]):.4f}")
         from datasets import Dataset, concatenate_datasets
+        from pyarrow import parquet
 
         rows = concatenate_datasets(
             [
@@ -89,7 +90,12 @@ def score(
         number, of = len(tables[split]["index"]), len(datamodule.source(split))
         images = f"{number}" if number == of else f"{number} of {of}"
         print(f"{mean:.4f} bits per dimension, mean of {images} images")
-        write = rows.to_csv if out.path.suffix == ".csv" else rows.to_parquet
+        # Methods of `rows` that write would show a second progress bar.
+        table = rows.with_format("arrow")[:]
+        if out.path.suffix == ".csv":
+            write = partial(table.to_pandas().to_csv, index=False)
+        else:
+            write = partial(parquet.write_table, table)
         out.write(write, f"scores of {len(rows)} images")
 
 
