@@ -209,11 +209,12 @@ def draw(model: Any, x: Tensor, labels: Tensor | None, **options: Any) -> Any:
 
 
 for name, make in MODELS.items():
-    places = [INTEGRATES] if "ffjord" in name else [WINDOWS] if "TarFlow" in name else []
+    places = [INTEGRATES] if "ffjord" in name else []
     add(f"{name}, density", partial(build_model, make), density, *places)
     add(f"{name}, samples", partial(build_model, make), draw, *places)
 
-for method, places in {"auto": (WINDOWS,), "parallel": (WINDOWS,), "sequential": ()}.items():
+# Few patches are sampled one after the other, unless windows are asked for.
+for method, places in {"auto": (), "parallel": (WINDOWS,), "sequential": ()}.items():
     for name, options in {
         "": {},
         ", guided": {"guidance": 1.5},
@@ -324,7 +325,7 @@ def saved(x: Tensor) -> Tensor:
     return x
 
 
-add("images.save_grid", lambda: (pixels(),), saved, "images.save_grid")
+add("images.save_grid", lambda: (pixels(),), saved, "images.grids.save_grid")
 
 
 def denoised(model: Any, x: Tensor, labels: Tensor | None) -> Tensor:
