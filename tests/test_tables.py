@@ -4,6 +4,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from image_files import encode, picture
 from image_folders import AB, everything, make_rows, read
 
 from mixer_bijectors.train import DataError
@@ -144,3 +145,21 @@ def test_columns_of_images_that_are_no_files(images, tmp_path):
     pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"the column image holds no image files but .*; write"):
         everything(tmp_path).setup("fit")
+
+
+@pytest.mark.parametrize("form", ["folder", "file", "save_to_disk"])
+def test_relative_paths_are_those_of_the_table(form, tmp_path, monkeypatch):
+    """Other images are where the same paths lead from the working directory."""
+    for grey, root in enumerate((tmp_path, tmp_path / "elsewhere")):
+        (root / "images").mkdir(parents=True)
+        (root / "images" / "a.png").write_bytes(encode(picture(grey, (8, 8), "L")))
+    (tmp_path / "elsewhere" / "data").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere" / "data")
+    rows = datasets.Dataset.from_dict({"image": ["../images/a.png"]})
+    data = tmp_path / "data"
+    if form == "save_to_disk":
+        rows.save_to_disk(data)
+    else:
+        data.mkdir()
+        pq.write_table(rows.with_format("arrow")[:], data / "all.parquet")
+    assert read(everything(data / "all.parquet" if form == "file" else data))[0] == [0]

@@ -100,13 +100,13 @@ def _load(
         import datasets
 
         loaded = datasets.load_from_disk(unambiguous(str(place)))
-        return _rows(loaded if isinstance(loaded, dict) else {"train": loaded}, train, used)
+        return _rows(loaded if isinstance(loaded, dict) else {"train": loaded}, train, used, place)
     if place.is_file():
         if place.suffix.lower() not in TABLES:
             raise DataError(
                 f"{printable(path)} is neither a folder nor a parquet or arrow file"
             )
-        return _rows(load_tables({"train": [str(place)]}), train, used)
+        return _rows(load_tables({"train": [str(place)]}), train, used, place.parent)
     tree = list_files(str(place))
     if not tree.tables:
         return Found(read_folder(tree, used), tree.left_out)
@@ -116,17 +116,18 @@ def _load(
             f"{printable(path)} holds images, such as {image}, and tables, such as {table}; "
             "name one of both, or move it away"
         )
-    return _rows(load_tables(split_tables(tree)), train, used, tree.left_out)
+    return _rows(load_tables(split_tables(tree)), train, used, place, tree.left_out)
 
 
 def _rows(
     loaded: Mapping[str, Any],
     train: str,
     used: Collection[str] | None,
+    folder: Path | None = None,
     left_out: dict[str, list[str]] | None = None,
 ) -> Found:
     left_out = defaultdict(list) if left_out is None else left_out
-    splits = {split: Rows(rows, left_out) for split, rows in loaded.items()}
+    splits = {split: Rows(rows, left_out, folder) for split, rows in loaded.items()}
     first = sorted(splits, key=lambda split: split != train)
     joined = join_labels(
         {split: splits[split].labels for split in first if used is None or split in used}

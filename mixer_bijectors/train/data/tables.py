@@ -1,6 +1,7 @@
 """Images and labels in the columns of a table, a dataset of Hugging Face's `datasets`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..io.errors import DataError
@@ -19,6 +20,7 @@ class Rows(Split):
     Args:
         rows: a `datasets.Dataset`.
         left_out: where to put which columns are not read, by the reason.
+        folder: where files that the table names by relative paths lie.
 
     Attributes:
         labels: of the images, or None.
@@ -27,7 +29,9 @@ class Rows(Split):
         DataError: there is no column of images, or one of labels that are none.
     """
 
-    def __init__(self, rows: Any, left_out: dict[str, list[str]]) -> None:
+    def __init__(
+        self, rows: Any, left_out: dict[str, list[str]], folder: Path | None = None
+    ) -> None:
         import datasets
 
         features = rows.features
@@ -54,6 +58,7 @@ class Rows(Split):
             rows = rows.cast_column(image, datasets.Image(decode=False))
         self.image = image
         self.rows = rows
+        self.folder = folder or Path()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -64,8 +69,9 @@ class Rows(Split):
             path = encoded.get("path")
             # Bytes that are empty are a damaged file, not a missing one.
             encoded = path if encoded.get("bytes") is None else encoded["bytes"]
-        elif isinstance(encoded, str):
-            path = encoded
+        if isinstance(encoded, str):
+            # Not from the working directory, where another file may have the same name.
+            path = encoded = str(self.folder / encoded)
         return Item(encoded, self.label(index), printable(str(path or index)))
 
 
