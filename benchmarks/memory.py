@@ -19,23 +19,21 @@ import argparse
 import copy
 import time
 import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import nflows.transforms as nt
 import normflows as nf
 import torch
+from census import Census, resident_growth
 from common import print_table, write_json
+from density import Glow
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow as NflowsFlow
 from nflows.nn.nets import ResidualNet
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
 
 import mixer_bijectors as mb
@@ -51,18 +49,9 @@ def mixer_flow(side: int, depth: int) -> nn.Module:
     return mb.MixerFlow((3, side, side), patch, depth)
 
 
-def glow(side: int, depth: int, *, levels: int = 3, hidden: int = 64) -> nn.Module:
-    """Normflows' Glow, as in its example, with `depth` blocks in each level."""
-    bases, flows = [], []
-    for level in range(levels):
-        channels = 3 * 2 ** (levels + 1 - level)
-        blocks = [nf.flows.GlowBlock(channels, hidden) for _ in range(depth)]
-        flows.append([*blocks, nf.flows.Squeeze()])
-        latent = side // 2 ** (levels - level)
-        shape = (channels // 2 if level else channels, latent, latent)
-        bases.append(nf.distributions.DiagGaussian(shape))
-    merges = [nf.flows.Merge() for _ in range(levels - 1)]
-    return nf.MultiscaleFlow(bases, flows, merges, class_cond=False)
+def glow(side: int, depth: int, *, hidden: int = 64) -> nn.Module:
+    """Normflows' Glow with `depth` blocks in each of three levels."""
+    return Glow(depth, hidden, shape=(3, side, side))
 
 
 def neural_splines(features: int, depth: int) -> nn.Module:
@@ -96,37 +85,6 @@ SETTINGS: dict[str, tuple[Make, tuple[int, ...], tuple[int, ...], tuple[int, ...
         (256, 64),
     ),
 }
-
-
-class Census(TorchDispatchMode):
-    """The most bytes of storages that lived at once, without those that are known."""
-
-    def __init__(self, known: Iterator[Tensor]) -> None:
-        super().__init__()
-        self.known = {tensor.untyped_storage()._cdata for tensor in known}
-        self.sizes: dict[int, int] = {}
-        self.bytes = self.peak = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        results = function(*args, **(kwargs or {}))
-        for result in tree_iter(results):
-            if isinstance(result, Tensor):
-                self._count(result.untyped_storage())
-        return results
-
-    def _count(self, storage: Any) -> None:
-        key = storage._cdata
-        if key in self.known or key in self.sizes:
-            return
-        self.sizes[key] = storage.nbytes()
-        self.bytes += self.sizes[key]
-        self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._forget, key)
-
-    def _forget(self, key: int) -> None:
-        self.bytes -= self.sizes.pop(key)
 
 
 def log_prob(model: Any, x: Tensor) -> Tensor:
@@ -170,22 +128,6 @@ def peak_bytes(model: nn.Module, x: Tensor) -> int:
     return census.peak
 
 
-def resident_growth(model: nn.Module, x: Tensor) -> int | None:
-    """Bytes by which the resident set grew at most in a step; None where Linux is not."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
-        before = _status("VmRSS")
-        step(model, x)
-        return max(0, _status("VmHWM") - before)
-    except OSError:
-        return None
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
-
-
 def seconds(models: dict[str, nn.Module], x: Tensor, repeats: int) -> dict[str, float]:
     """Processor time of a step, the median; the ways take turns."""
     times: dict[str, list[float]] = {way: [] for way in models}
@@ -212,7 +154,7 @@ def measure(
         log_prob(model, x)  # ActNorm sees its first batch
     models = {way: changed(model, way, keep_every) for way in WAYS}
     peaks = {way: peak_bytes(models[way], x) for way in WAYS}
-    resident = {way: resident_growth(models[way], x) for way in WAYS}
+    resident = {way: resident_growth(partial(step, models[way], x)) for way in WAYS}
     times = seconds(models, x, repeats)
     row: dict[str, Any] = {"model": name, "layers": depth}
     for way in WAYS:

@@ -100,7 +100,8 @@ def _load(
         import datasets
 
         loaded = datasets.load_from_disk(unambiguous(str(place)))
-        return _rows(loaded if isinstance(loaded, dict) else {"train": loaded}, train, used, place)
+        loaded = loaded if isinstance(loaded, dict) else {"train": loaded}
+        return _rows(loaded, train, used, place)
     if place.is_file():
         if place.suffix.lower() not in TABLES:
             raise DataError(
