@@ -82,13 +82,12 @@ def run(
     # Power iterations keep the Lipschitz constants of residual flows below one.
     after_step = partial(nf.utils.update_lipschitz, model, 5) if name == "residual" else int
     steps, seconds = data.fit(model, rate, budget, after_step=after_step)
-    bits = data.evaluate(model, split)
     result = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "learning rate": rate,
         "steps": steps,
         "s/step": seconds,
-        "bits/dim": bits if math.isfinite(bits) else math.inf,
+        **data.results(model, split),
     }
     if split == "test":
         model.eval()
@@ -131,7 +130,7 @@ def main() -> None:
                     "learning rate": f"{result['learning rate']:g}",
                     "steps": result["steps"],
                     "s/step": f"{result['s/step']:.3f}",
-                    "test bits/dim": f"{result['bits/dim']:.3f}",
+                    "test bits/dim": f"{result['test bits/dim']:.3f}",
                     "sampling 64, s": f"{result['sampling 64, s']:.2f}",
                 }
             )

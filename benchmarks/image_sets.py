@@ -16,7 +16,6 @@ folder of that name. `--picture PATH` draws bits of validation, read sixteen tim
 while the clock stands still. Runs that the JSON file already holds are not run again.
 """
 
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -76,13 +75,12 @@ def train(
         steps, seconds, curve = data.watch(model, rate, budget)
     else:
         steps, seconds = data.fit(model, rate, budget)
-    bits = data.evaluate(model, split)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "learning rate": rate,
         "steps": steps,
         "seconds per step": seconds,
-        "bits/dim": bits if math.isfinite(bits) else math.inf,
+        **data.results(model, split),
         "curve": curve,
     }
 
@@ -104,17 +102,17 @@ def best_runs(
     run: Callable[..., dict[str, Any]], search: float, budget: float, seeds: list[int]
 ) -> list[dict[str, Any]]:
     """Full runs at the best learning rate with which they do not diverge."""
-    tries = search_rates(lambda rate: float(run(rate, search, 0, "val")["bits/dim"]))
+    tries = search_rates(lambda rate: float(run(rate, search, 0, "val")["val bits/dim"]))
     for rate, short in tries.items():
         results = [run(rate, budget, seed, "test") for seed in seeds]
-        if max(result["bits/dim"] for result in results) < short + DIVERGED:
+        if max(result["val bits/dim"] for result in results) < short + DIVERGED:
             break
     return results
 
 
 def tabulate(name: str, results: list[dict[str, Any]], reference: float) -> dict[str, str]:
     """A row of the table, held against the bits of another."""
-    bits = [result["bits/dim"] for result in results]
+    bits = [result["test bits/dim"] for result in results]
     return {
         "model": name,
         "parameters": f"{results[0]['parameters']:,}",
@@ -164,7 +162,7 @@ def main() -> None:
         name: best_runs(partial(run, name), search, arguments.budget, arguments.seeds)
         for name in arguments.only
     }
-    reference = mean(result["bits/dim"] for result in results[arguments.only[0]])
+    reference = mean(result["test bits/dim"] for result in results[arguments.only[0]])
     print_table([tabulate(name, row, reference) for name, row in results.items()])
     if arguments.picture:
         draw(arguments.picture, {name: row[0]["curve"] for name, row in results.items()})

@@ -142,7 +142,7 @@ def main() -> None:
             results = best_runs(tried, search, arguments.budget, arguments.seeds)
             row["parameters"] = f"{results[0]['parameters']:,}"
             row["s/step"] = f"{mean(result['seconds per step'] for result in results):.3f}"
-            bits = mean(result["bits/dim"] for result in results)
+            bits = mean(result["test bits/dim"] for result in results)
             row[where] = f"{bits:.3f} at {results[0]['learning rate']:g}"
     print_table(list(table.values()))
 
