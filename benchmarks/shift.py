@@ -108,8 +108,8 @@ def draw(path: str, folder: Path, names: list[str]) -> None:
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    figure.tight_layout(pad=0.2)
-    figure.savefig(path, dpi=120)
+    figure.subplots_adjust(hspace=0.05)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def main() -> None:
